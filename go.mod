@@ -1,0 +1,3 @@
+module servicetraceroute
+
+go 1.26

@@ -1,0 +1,154 @@
+package trace
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Event is one record: *Trace, *Flow, *Finding, *Change, *Compare or
+// *Stats. The set is closed.
+type Event interface{ event() }
+
+func (*Trace) event()   {}
+func (*Flow) event()    {}
+func (*Finding) event() {}
+func (*Change) event()  {}
+func (*Compare) event() {}
+func (*Stats) event()   {}
+
+// Finding is a conclusion about a path: the change lies between TTLFrom (last
+// clean) and TTL.
+type Finding struct {
+	Time       time.Time
+	Label      string
+	Trace      string
+	Flow       Tuple
+	Kind       FindingKind
+	TTLFrom    int
+	TTL        int
+	Value      string
+	Evidence   []string
+	Confidence float64 // 0..1
+}
+
+// PathRef names one complete path.
+type PathRef struct {
+	Trace  string `json:"trace"`
+	PathID string `json:"path_id"`
+}
+
+// Change tells that two traces of one flow differ at some TTL whose
+// non-empty address sets are disjoint.
+type Change struct {
+	Time  time.Time
+	Label string
+	Flow  Tuple
+	Old   PathRef
+	New   PathRef
+	TTL   int
+	From  []netip.Addr
+	To    []netip.Addr
+	Cause string // "route", "flow-label" or "unknown"
+}
+
+// Sibling is a new flow to the same destination, for comparison only.
+type Sibling struct {
+	Proto      string `json:"proto"` // "tcp", "udp" or "icmp"
+	SourcePort uint16 `json:"sport"`
+	Hops       []Hop  `json:"hops"`
+	Reached    bool   `json:"reached"`
+	Stop       Stop   `json:"stop"`
+}
+
+// Alternative lists what siblings saw at a TTL beside the flow's own hop.
+type Alternative struct {
+	TTL        int          `json:"ttl"`
+	Addrs      []netip.Addr `json:"addrs"`
+	Confidence float64      `json:"confidence"`
+	InFlow     netip.Addr   `json:"in_flow"`
+}
+
+// Blocked tells after which TTL siblings of a protocol got no answer any more.
+type Blocked struct {
+	Proto    string `json:"proto"`
+	AfterTTL int    `json:"after_ttl"`
+}
+
+// Compare holds a flow's path against those of its siblings.
+type Compare struct {
+	Time         time.Time
+	Label        string
+	Flow         Tuple
+	Trace        string
+	Siblings     []Sibling
+	Alternatives []Alternative
+	Blocked      []Blocked
+	Divergent    bool
+	Divergence   float64 // share of siblings with a disjoint answering TTL
+}
+
+// Stats are a tracer's counters since its start. Every drop is in here.
+type Stats struct {
+	Time     time.Time
+	Label    string
+	Uptime   time.Duration
+	Backend  string
+	Reason   string // why this back end
+	Packets  PacketStats
+	Flows    FlowStats
+	Traces   TraceStats
+	Probes   ProbeStats
+	Replies  ReplyStats
+	Services ServiceStats
+	Impact   ImpactStats
+}
+
+// PacketStats count captured packets.
+type PacketStats struct {
+	Seen      uint64 `json:"seen"`
+	Dropped   uint64 `json:"dropped"`   // lost by the kernel or by a bounded buffer
+	Malformed uint64 `json:"malformed"` // could not be decoded
+}
+
+// FlowStats count flows.
+type FlowStats struct {
+	Live    uint64 `json:"live"`
+	Matched uint64 `json:"matched"`
+	Evicted uint64 `json:"evicted"` // dropped because the table was full
+}
+
+// TraceStats count traces.
+type TraceStats struct {
+	Started uint64          `json:"started"`
+	Done    uint64          `json:"done"`
+	ByStop  map[Stop]uint64 `json:"by_stop"` // never nil in a record
+}
+
+// ProbeStats count probes.
+type ProbeStats struct {
+	Sent     uint64 `json:"sent"`
+	Deferred uint64 `json:"deferred"`
+	Refused  uint64 `json:"refused"`
+	EPERM    uint64 `json:"eperm"`
+	ENOBUFS  uint64 `json:"enobufs"`
+}
+
+// ReplyStats count replies.
+type ReplyStats struct {
+	Matched   uint64 `json:"matched"`
+	Unmatched uint64 `json:"unmatched"` // quotes of a traced flow that no probe explains
+	Late      uint64 `json:"late"`
+	Duplicate uint64 `json:"duplicate"`
+}
+
+// ServiceStats count names taken from the wire.
+type ServiceStats struct {
+	DNS  uint64 `json:"dns"`
+	SNI  uint64 `json:"sni"`
+	QUIC uint64 `json:"quic"`
+}
+
+// ImpactStats count what the circuit breaker did.
+type ImpactStats struct {
+	Aborts uint64 `json:"aborts"`
+}

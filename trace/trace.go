@@ -1,0 +1,85 @@
+package trace
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Trace is one run over one flow, with its result.
+type Trace struct {
+	ID          string // unique among all traces of all tracers, 16 hex digits
+	Label       string // the user's own text, in every record
+	Start       time.Time
+	End         time.Time
+	Algorithm   Algorithm
+	Flow        Tuple
+	Service     *Service // nil when the flow was named by the caller
+	Process     *Process // nil when unknown
+	Hops        []Hop    // by rising TTL, the destination's answer last
+	Reached     bool     // the destination was proven to answer
+	Stop        Stop
+	Reason      Reason // with StopRefused
+	Destination *Destination
+	Complete    bool   // nothing is missing up to the end of the path
+	Mixed       bool   // the path changed during the trace
+	PathID      string // only when Complete
+	Observed    Observed
+	Impact      Impact
+}
+
+// Hop is all that answered at one TTL.
+type Hop struct {
+	TTL      int     `json:"ttl"`
+	Sent     int     `json:"sent"`     // probes that left
+	Deferred int     `json:"deferred"` // probes held back by a responder's rate limit and never sent
+	Limited  bool    `json:"limited"`  // its silence coincides with a responder's rate limit: not loss
+	Replies  []Reply `json:"replies"`  // in the order of arrival; empty for a silent hop
+}
+
+// Reply is one answer to one probe.
+type Reply struct {
+	Addr       netip.Addr
+	RTT        time.Duration // from kernel timestamps on both sides
+	Kind       ReplyKind
+	ReplyTTL   int    // TTL or hop limit with which the reply arrived
+	Name       string // reverse DNS, if asked for
+	ASN        uint32 // 0 when unknown
+	MPLS       []Label
+	Changes    []FindingKind
+	Late       bool   // it came after the probe's timeout
+	SharedFrom string // the trace that measured it, if not this one
+}
+
+// Label is one entry of an MPLS label stack (RFC 4950).
+type Label struct {
+	Label uint32 `json:"label"`
+	TC    uint8  `json:"tc"`
+	S     bool   `json:"s"`
+	TTL   uint8  `json:"ttl"`
+}
+
+// Destination tells where the path ends. RTT is the probe's (ByAck, ByICMP) or
+// the flow's own smoothed one (ByPassive), in which case TTL is 0: unknown.
+type Destination struct {
+	TTL int
+	RTT time.Duration
+	By  DestinationBy
+}
+
+// Observed is what the flow itself showed during the trace, without probes.
+type Observed struct {
+	RTT         time.Duration // smoothed; negative when no sample was seen
+	Retransmits int           // retransmitted segments of both sides
+	BytesIn     uint64        // payload bytes from the peer since the flow was first seen
+	BytesOut    uint64        // payload bytes to the peer
+}
+
+// Impact counts what happened to the flow within one round trip of a probe that
+// could reach its destination. All zero is the rule; Aborted means that the
+// circuit breaker ended such probes.
+type Impact struct {
+	Retransmits int  `json:"retransmits"`
+	DupAcks     int  `json:"dup_acks"`
+	RSTs        int  `json:"rsts"`
+	Aborted     bool `json:"aborted"`
+}

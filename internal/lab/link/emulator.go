@@ -106,7 +106,7 @@ func (e *emulator) noteLost(s Segment) {
 func segment(h tap.Header, p place) Segment {
 	return Segment{
 		Src: netip.AddrPortFrom(h.Src, h.Sport), Dst: netip.AddrPortFrom(h.Dst, h.Dport),
-		Seq: p.seq, Len: h.Payload, Occurrence: p.occurrence,
+		Seq: p.rel, Len: h.Payload, Anchor: p.seq, Occurrence: p.occurrence,
 	}
 }
 
@@ -127,8 +127,10 @@ func (e *emulator) run() {
 		received := e.receive()
 		e.send()
 		next, waiting := e.next()
+		// A link that has no delay to speak of cannot let arrivals wait.
+		patient := (busy || received) && e.ways[0].cfg.Delay >= 2*nap
 		e.mu.Unlock()
-		e.sleep(next, waiting, busy || received)
+		e.sleep(next, waiting, patient)
 		busy = received
 	}
 }
@@ -218,9 +220,10 @@ func (e *emulator) next() (due int64, ok bool) {
 	return due, ok
 }
 
-// sleep waits until a frame is due, or one arrives. While the link is busy
-// arrivals do not wake it: they are found at the next due frame, or after a nap.
-func (e *emulator) sleep(due int64, waiting, busy bool) {
+// sleep waits until a frame is due, or one arrives. A patient link, while it is
+// busy, is not woken by arrivals: it finds them at the next due frame, or after a
+// nap.
+func (e *emulator) sleep(due int64, waiting, patient bool) {
 	fds := []unix.PollFd{
 		{Fd: int32(e.wake), Events: unix.POLLIN},
 		{Fd: int32(e.ends[0].FD()), Events: unix.POLLIN},
@@ -231,8 +234,7 @@ func (e *emulator) sleep(due int64, waiting, busy bool) {
 	if waiting {
 		limit = max(due-e.now(), 0)
 	}
-	// A link that has no delay to speak of cannot let arrivals wait.
-	if busy && e.ways[0].cfg.Delay >= 2*nap {
+	if patient {
 		fds = fds[:1]
 		if limit < 0 || limit > int64(nap) {
 			limit = int64(nap)

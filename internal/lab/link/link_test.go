@@ -206,8 +206,8 @@ func TestRealTwinsLoseTheSame(t *testing.T) {
 	lost := map[uint16][]uint32{}
 	s := b.stats(t)
 	for _, seg := range s.Lost {
-		if seg.Occurrence == 0 {
-			lost[seg.Src.Port()] = append(lost[seg.Src.Port()], seg.Seq)
+		if seg.Occurrence == 0 && seg.Anchor%Block == 1 { // the others are short ones
+			lost[seg.Src.Port()] = append(lost[seg.Src.Port()], seg.Anchor)
 		}
 	}
 	t.Logf("lost: %v and %v, %d in all", lost[one], lost[two], s.AB.Lost)

@@ -12,7 +12,11 @@ import (
 // losses decides which frames of one way are lost. A decision depends on nothing
 // but the seed, the way and the frame's place in its flow: no clock, no random
 // state, no other flow. So a flow that is probed and its untouched twin with
-// other ports lose the same data, as long as they cut it alike.
+// other ports lose the same data.
+//
+// Two flows that send the same do not always cut it alike: one short segment, where
+// the sender's buffer ran dry, shifts all that follow. Hence a segment is judged by
+// a byte inside it whose place does not depend on the cut (see anchor).
 type losses struct {
 	way uint64 // 0: A to B, 1: B to A
 	// Flows live in two generations: when the young one is full it becomes the old
@@ -32,7 +36,7 @@ type lossFlow struct {
 	end      uint32         // relative: one beyond the highest byte seen
 	ackBase  uint32         // the first ack number seen
 	haveAck  bool           // ackBase is set
-	resent   map[uint32]int // by relative seq: transmissions seen after the first
+	resent   map[uint32]int // by anchor: transmissions seen after the first
 	lastAck  uint32
 	sameAcks int // pure ACKs in a row with lastAck
 	oldOnes  int // empty segments below end
@@ -75,8 +79,23 @@ func (l *losses) flow(k flowKey) *lossFlow {
 // place is where a frame stands in its flow.
 type place struct {
 	kind       int
-	seq        uint32 // relative
+	seq        uint32 // what it is judged by: relative, of data the anchor
 	occurrence int
+	rel        uint32 // of TCP: the relative sequence number
+}
+
+// Block is the distance of anchors: the payload of a full TCP segment with
+// timestamps over Ethernet and IPv4.
+const Block = 1448
+
+// anchor returns the byte by which a segment is judged: the first of 1, 1+Block,
+// 1+2*Block, … that lies in it. A segment that contains none, being short, is
+// judged by its first byte.
+func anchor(rel, length uint32) uint32 {
+	if a := 1 + (rel-1+Block-1)/Block*Block; a-rel < length {
+		return a
+	}
+	return rel
 }
 
 // locate finds a packet's place and remembers that it was there.
@@ -85,7 +104,7 @@ func (l *losses) locate(h tap.Header) place {
 	f := l.flow(k)
 	if h.Proto != tap.TCP || h.Fragment {
 		f.packets++
-		return place{kindOther, 0, f.packets}
+		return place{kind: kindOther, occurrence: f.packets}
 	}
 	syn := h.Flags&tap.SYN != 0
 	if syn && f.base != h.Seq || f.resent == nil {
@@ -100,14 +119,15 @@ func (l *losses) locate(h tap.Header) place {
 	rel := h.Seq - f.base
 	switch {
 	case h.Payload > 0:
-		return place{kindData, rel, f.transmission(rel, uint32(h.Payload))}
+		a := anchor(rel, uint32(h.Payload))
+		return place{kindData, a, f.transmission(a, rel+uint32(h.Payload)), rel}
 	case h.Flags&(tap.SYN|tap.FIN|tap.RST) != 0:
-		return place{kindControl, rel, f.transmission(rel, 1)}
+		return place{kindControl, rel, f.transmission(rel, rel+1), rel}
 	case int32(rel-f.end) < 0:
 		// An empty segment below what was sent: a keepalive, or a probe. It must not
 		// count as one of the flow's own acknowledgements.
 		f.oldOnes++
-		return place{kindOld, rel, f.oldOnes}
+		return place{kindOld, rel, f.oldOnes, rel}
 	}
 	ack := h.Ack - f.ackBase
 	if ack == f.lastAck {
@@ -115,24 +135,24 @@ func (l *losses) locate(h tap.Header) place {
 	} else {
 		f.lastAck, f.sameAcks = ack, 0
 	}
-	return place{kindAck, ack, f.sameAcks}
+	return place{kindAck, ack, f.sameAcks, rel}
 }
 
-// transmission returns how many transmissions of the segment at rel came before.
-func (f *lossFlow) transmission(rel, length uint32) int {
-	end := rel + length
-	if int32(rel-f.end) >= 0 {
-		f.end = end
-		return 0
-	}
+// transmission returns how many transmissions of the byte at came before, in a
+// segment that goes up to end.
+func (f *lossFlow) transmission(at, end uint32) int {
+	first := int32(at-f.end) >= 0
 	if int32(end-f.end) > 0 {
 		f.end = end
+	}
+	if first {
+		return 0
 	}
 	if len(f.resent) >= maxResent {
 		clear(f.resent) // those are long acknowledged
 	}
-	f.resent[rel]++
-	return f.resent[rel]
+	f.resent[at]++
+	return f.resent[at]
 }
 
 // lost decides about a place.

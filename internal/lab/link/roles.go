@@ -23,7 +23,7 @@ type Config struct {
 	Queue  int           // bytes that wait for Rate; 0: 256 KiB
 	// Loss is the share of TCP segments with payload that is lost, each way. Which
 	// ones follows from LossSeed, the way and the segment's place in its flow
-	// alone: equal flows lose equal segments.
+	// alone: equal flows lose equal segments, see Segment.Anchor.
 	Loss     float64
 	LossSeed uint64
 	// LoseAll makes Loss strike any frame. ARP and neighbour discovery are spared
@@ -77,9 +77,12 @@ type Counts struct {
 // Segment is a lost TCP segment. Seq is relative to the first segment that this
 // way saw of the flow, which is 0 for its SYN.
 type Segment struct {
-	Src, Dst   netip.AddrPort
-	Seq        uint32
-	Len        int
+	Src, Dst netip.AddrPort
+	Seq      uint32
+	Len      int
+	// Anchor is the byte by which the segment was judged, relative like Seq: the
+	// first one in it of those that lie Block apart from 1 on, else its own first.
+	Anchor     uint32
 	Occurrence int // 0: lost at its first transmission
 }
 

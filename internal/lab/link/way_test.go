@@ -122,6 +122,7 @@ func transfer(cfg Config, way uint64, port uint16, isn uint32, noise func(l *los
 			if !l.lost(p, &cfg) {
 				break
 			}
+			p.rel = 0 // they are compared by what they are judged by
 			gone = append(gone, p)
 		}
 	}
@@ -160,6 +161,42 @@ func TestTwinsLoseTheSame(t *testing.T) {
 	}
 	if reflect.DeepEqual(one, transfer(cfg, 1, 40000, 1000, nil)) {
 		t.Error("the other way loses the same segments")
+	}
+}
+
+// One short segment shifts the cut of all that follow; the losses stay.
+func TestTwinsCutDifferently(t *testing.T) {
+	lost := func(short int) (anchors []uint32) {
+		cfg := &Config{Loss: 0.03, LossSeed: 9}
+		l := newLosses(0)
+		l.locate(tcp(1, tap.SYN, 0, 0, 0))
+		seq := uint32(1)
+		for i := range 3000 {
+			n := 1448
+			if i == 100 {
+				n = short
+			}
+			if p := l.locate(tcp(1, tap.ACK, seq, 77, n)); l.lost(p, cfg) && p.seq%Block == 1 {
+				anchors = append(anchors, p.seq)
+			}
+			seq += uint32(n)
+		}
+		return anchors
+	}
+	whole, cut := lost(1448), lost(700)
+	// The last segments lie beyond the other flow's end.
+	if n := len(cut) - 1; n < 60 || !reflect.DeepEqual(whole[:n], cut[:n]) {
+		t.Errorf("lost %d and %d, not the same", len(whole), len(cut))
+	}
+}
+
+func TestAnchor(t *testing.T) {
+	for _, tt := range []struct{ rel, length, want uint32 }{
+		{1, 1448, 1}, {1, 1, 1}, {2, 1, 2}, {2, 1447, 2}, {2, 1448, 1449}, {1449, 1448, 1449}, {700, 8948, 1449}, {1448, 1, 1448}, {1449, 1, 1449},
+	} {
+		if got := anchor(tt.rel, tt.length); got != tt.want {
+			t.Errorf("anchor(%d, %d) is %d, want %d", tt.rel, tt.length, got, tt.want)
+		}
 	}
 }
 

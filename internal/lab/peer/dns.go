@@ -47,7 +47,7 @@ func (p *peer) dns(ctx context.Context, cfg DNSConfig) (Server, error) {
 	if err != nil {
 		return Server{}, err
 	}
-	ln, err := listen(ctx, cfg.Port, false)
+	ln, err := listen(ctx, cfg.Port, false, "")
 	if err != nil {
 		return Server{}, err
 	}

@@ -24,10 +24,11 @@ import (
 
 // HTTPSConfig describes a web server.
 type HTTPSConfig struct {
-	Port  uint16   // 0: any
-	Names []string // in the certificate
-	Plain bool     // HTTP without TLS
-	MPTCP bool     // offer Multipath TCP
+	Port       uint16   // 0: any
+	Names      []string // in the certificate
+	Plain      bool     // HTTP without TLS
+	MPTCP      bool     // offer Multipath TCP
+	Congestion string   // TCP_CONGESTION; empty: cubic where there is one
 }
 
 // ServeHTTPS starts a web server for HTTP/1.1 and HTTP/2 with a self-signed
@@ -59,7 +60,7 @@ func (p *peer) https(ctx context.Context, cfg HTTPSConfig) (Server, error) {
 		}
 		srv.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
 	}
-	ln, err := listen(ctx, cfg.Port, cfg.MPTCP)
+	ln, err := listen(ctx, cfg.Port, cfg.MPTCP, cfg.Congestion)
 	if err != nil {
 		return Server{}, err
 	}

@@ -101,8 +101,9 @@ func Stop(ctx context.Context, c node.Caller, s Server) error {
 
 // listen opens a TCP listener on all addresses of both families. Go offers MPTCP
 // on its own; a lab's ordinary server must not.
-func listen(ctx context.Context, port uint16, mptcp bool) (net.Listener, error) {
-	var lc net.ListenConfig
+func listen(ctx context.Context, port uint16, mptcp bool, congestion string) (net.Listener, error) {
+	// Accepted connections inherit it.
+	lc := net.ListenConfig{Control: Socket{Congestion: congestion}.control}
 	lc.SetMultipathTCP(mptcp)
 	return lc.Listen(ctx, "tcp", fmt.Sprintf(":%d", port))
 }

@@ -38,8 +38,9 @@ type Socket struct {
 	LocalPort     uint16 // flow i uses LocalPort+i; 0: any
 	RecvErr       bool   // IP_RECVERR and IPV6_RECVERR
 	MPTCP         bool
-	Nagle         bool // TCP_NODELAY off
-	ReceiveBuffer int  // SO_RCVBUF before connect; 0: the kernel's, for SlowReader 32 KiB
+	Nagle         bool   // TCP_NODELAY off
+	ReceiveBuffer int    // SO_RCVBUF before connect; 0: the kernel's, for SlowReader 32 KiB
+	Congestion    string // TCP_CONGESTION; empty: cubic where there is one
 }
 
 // Flow is what a client saw of one flow.

@@ -3,6 +3,7 @@
 package peer
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"strings"
@@ -32,6 +33,9 @@ func (s Socket) control(network, _ string, raw syscall.RawConn) error {
 }
 
 func (s Socket) set(fd int, ipv6 bool) error {
+	if err := setCongestion(fd, s.Congestion); err != nil {
+		return err
+	}
 	if s.ReceiveBuffer > 0 {
 		// The kernel doubles the value for its bookkeeping.
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, s.ReceiveBuffer/2); err != nil {
@@ -51,6 +55,21 @@ func (s Socket) set(fd int, ipv6 bool) error {
 		}
 	}
 	return nil
+}
+
+// setCongestion makes workloads behave alike on machines with different defaults.
+// It is not done by sysctl, which namespaces may only set to algorithms that the
+// machine allows to everybody.
+func setCongestion(fd int, name string) error {
+	proto, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+	if err != nil || proto == unix.IPPROTO_UDP {
+		return err
+	}
+	err = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, cmp.Or(name, "cubic"))
+	if err != nil && name != "" {
+		return fmt.Errorf("TCP_CONGESTION %s: %w", name, err)
+	}
+	return nil // not every kernel has cubic
 }
 
 // TCPInfo is the part of tcp_info(7) that tells how a connection fared. Times

@@ -32,8 +32,9 @@ const (
 
 // TCPConfig describes a server of scenario.Workload flows.
 type TCPConfig struct {
-	Port  uint16 // 0: any
-	MPTCP bool   // offer Multipath TCP
+	Port       uint16 // 0: any
+	MPTCP      bool   // offer Multipath TCP
+	Congestion string // TCP_CONGESTION; empty: cubic where there is one
 }
 
 // Conn is what a TCP server saw of one connection. For a download its TCPInfo,
@@ -67,7 +68,7 @@ type request struct {
 }
 
 func (p *peer) tcp(ctx context.Context, cfg TCPConfig) (Server, error) {
-	ln, err := listen(ctx, cfg.Port, cfg.MPTCP)
+	ln, err := listen(ctx, cfg.Port, cfg.MPTCP, cfg.Congestion)
 	if err != nil {
 		return Server{}, err
 	}

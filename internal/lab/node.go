@@ -73,16 +73,21 @@ func (n *Node) ReadSysctl(ctx context.Context, name string) (string, error) {
 // Do runs f on a thread of this process that is in the node's network namespace:
 // a socket that f opens belongs to the node and does so for ever. What f starts
 // on other goroutines is not in the namespace, and net.Dial does that when it
-// has to resolve a name or to try several addresses. f may call
-// testing.T.FailNow; Do then returns nil.
+// has to resolve a name or to try several addresses. When f ends its goroutine
+// (runtime.Goexit, as testing.T.FailNow does), Do ends the caller's.
 func (n *Node) Do(f func() error) error {
 	var err error
+	returned := false
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		err = n.inside(f)
+		returned = true
 	}()
 	<-done
+	if !returned {
+		runtime.Goexit()
+	}
 	return err
 }
 

@@ -254,30 +254,31 @@ func hashSeed(node string) uint32 {
 	return h.Sum32() | 1
 }
 
-// hashSysctls choose what equal-cost routes are picked by. Policy 1 is the
-// 5-tuple, 3 the fields of fib_multipath_hash_fields: 0x01 source address, 0x02
+// hashSysctls choose what equal-cost routes are picked by: policy 3 is the fields
+// of fib_multipath_hash_fields (ip-sysctl.rst): 0x01 source address, 0x02
 // destination address, 0x04 protocol, 0x08 flow label, 0x10 source port, 0x20
-// destination port. Policy 0 hashes the flow label too in IPv6, so "addresses
-// only" needs policy 3 there.
+// destination port.
+//
+// Policy 1, the 5-tuple, would be wrong here. It takes the hash that the packet
+// already has (skb->l4_hash), and veth leaves that in place: the sending socket's
+// random one, of which nothing on a real wire would tell. Every router would then
+// balance alike, and a packet that another socket sends for the same flow, as a
+// probe is, would take another path. Policy 0 is no better for "addresses only":
+// it hashes the flow label too in IPv6.
 func hashSysctls(h scenario.Hash) []sysctl {
+	const addresses, label, ports = 0x03, 0x08, 0x04 | 0x10 | 0x20
+	v4, v6 := addresses|ports, addresses|ports
 	switch h {
 	case scenario.HashFlowLabel:
-		return []sysctl{
-			{"net.ipv4.fib_multipath_hash_policy", "1"},
-			{"net.ipv6.fib_multipath_hash_fields", "63"},
-			{"net.ipv6.fib_multipath_hash_policy", "3"},
-		}
+		v6 |= label
 	case scenario.HashL3:
-		return []sysctl{
-			{"net.ipv4.fib_multipath_hash_policy", "0"},
-			{"net.ipv6.fib_multipath_hash_fields", "3"},
-			{"net.ipv6.fib_multipath_hash_policy", "3"},
-		}
-	default:
-		return []sysctl{
-			{"net.ipv4.fib_multipath_hash_policy", "1"},
-			{"net.ipv6.fib_multipath_hash_policy", "1"},
-		}
+		v4, v6 = addresses, addresses
+	}
+	return []sysctl{
+		{"net.ipv4.fib_multipath_hash_fields", strconv.Itoa(v4)},
+		{"net.ipv4.fib_multipath_hash_policy", "3"},
+		{"net.ipv6.fib_multipath_hash_fields", strconv.Itoa(v6)},
+		{"net.ipv6.fib_multipath_hash_policy", "3"},
 	}
 }
 

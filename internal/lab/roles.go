@@ -15,12 +15,15 @@ import (
 // subpackages let it do.
 func roles() node.Roles {
 	all := node.Roles{
-		"lab/prepare":   node.Role(prepare),
-		"lab/wire":      node.Role(wire),
-		"lab/configure": node.Role(configure),
-		"lab/ready":     node.Role(ready),
-		"lab/routes":    node.Role(changeRoutes),
-		"lab/sysctl":    node.Role(sysctlRole),
+		"lab/prepare":         node.Role(prepare),
+		"lab/wire":            node.Role(wire),
+		"lab/configure":       node.Role(configure),
+		"lab/ready":           node.Role(ready),
+		"lab/routes":          node.Role(changeRoutes),
+		"lab/sysctl":          node.Role(sysctlRole),
+		"lab/counters":        node.Role(ruleCounters),
+		"lab/conntrack":       node.Role(conntrack),
+		"lab/conntrack-stats": node.Role(conntrackStats),
 	}
 	maps.Copy(all, link.Roles())
 	maps.Copy(all, peer.Roles())

@@ -1,0 +1,109 @@
+package wire
+
+import "net/netip"
+
+// Quote is the packet inside an ICMP error, as far as it was quoted: RFC 792
+// promises the IP header and 8 bytes, no more.
+type Quote struct {
+	Version   uint8
+	Src, Dst  netip.Addr
+	Proto     uint8
+	TTL, TOS  uint8
+	FlowLabel uint32
+	ID        uint16
+	Len       int    // as the quoted header claims, IP header included
+	Transport []byte // as far as quoted
+
+	HasPorts         bool
+	SrcPort, DstPort uint16
+	HasSeq           bool // TCP
+	Seq              uint32
+	HasTCPHeader     bool // all 20 bytes of it
+	TCPAck           uint32
+	TCPWindow        uint16
+	HasTimestamp     bool
+	TSVal, TSEcr     uint32
+	HasUDP           bool
+	UDPLen, Checksum uint16
+}
+
+// Decode reads a quoted packet.
+func (q *Quote) Decode(data []byte) error {
+	*q = Quote{}
+	if len(data) == 0 {
+		return ErrTruncated
+	}
+	var err error
+	switch data[0] >> 4 {
+	case 4:
+		err = q.decode4(data)
+	case 6:
+		err = q.decode6(data)
+	default:
+		err = ErrVersion
+	}
+	if err == nil {
+		q.transport()
+	}
+	return err
+}
+
+func (q *Quote) decode4(data []byte) error {
+	if len(data) < 20 {
+		return ErrTruncated
+	}
+	header := int(data[0]&0x0f) * 4
+	if header < 20 {
+		return ErrMalformed
+	}
+	q.Version, q.TOS, q.Len = 4, data[1], int(be.Uint16(data[2:]))
+	q.ID, q.TTL, q.Proto = be.Uint16(data[4:]), data[8], data[9]
+	q.Src, q.Dst = netip.AddrFrom4([4]byte(data[12:16])), netip.AddrFrom4([4]byte(data[16:20]))
+	if be.Uint16(data[6:])&0x1fff == 0 && header <= len(data) {
+		q.Transport = data[header:]
+	}
+	return nil
+}
+
+func (q *Quote) decode6(data []byte) error {
+	if len(data) < 40 {
+		return ErrTruncated
+	}
+	q.Version, q.Len = 6, 40+int(be.Uint16(data[4:]))
+	q.TOS = data[0]<<4 | data[1]>>4
+	q.FlowLabel = be.Uint32(data) & 0xfffff
+	q.TTL = data[7]
+	q.Src, q.Dst = netip.AddrFrom16([16]byte(data[8:24])), netip.AddrFrom16([16]byte(data[24:40]))
+	next, rest, _, fragment, err := skipExtensions(data[6], data[40:], q.Len-40)
+	q.Proto = next
+	if err == nil && fragment>>3 == 0 {
+		q.Transport = rest
+	}
+	return nil // the addresses are there, whatever follows
+}
+
+func (q *Quote) transport() {
+	b := q.Transport
+	if q.Proto != ProtoTCP && q.Proto != ProtoUDP || len(b) < 4 {
+		return
+	}
+	q.HasPorts, q.SrcPort, q.DstPort = true, be.Uint16(b), be.Uint16(b[2:])
+	if len(b) < 8 {
+		return
+	}
+	if q.Proto == ProtoUDP {
+		q.HasUDP, q.UDPLen, q.Checksum = true, be.Uint16(b[4:]), be.Uint16(b[6:])
+		return
+	}
+	q.HasSeq, q.Seq = true, be.Uint32(b[4:])
+	if len(b) < 20 {
+		return
+	}
+	q.HasTCPHeader, q.TCPAck, q.TCPWindow = true, be.Uint32(b[8:]), be.Uint16(b[14:])
+	q.Checksum = be.Uint16(b[16:])
+	if header := int(b[12]>>4) * 4; header > 20 {
+		var o TCPOptions
+		o.decode(b[20:min(header, len(b))])
+		q.HasTimestamp, q.TSVal, q.TSEcr = o.HasTimestamp, o.TSVal, o.TSEcr
+	}
+}

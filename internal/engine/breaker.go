@@ -1,0 +1,83 @@
+package engine
+
+import (
+	"net/netip"
+	"time"
+)
+
+// breaker remembers destinations to which no probe may come near for a while,
+// because one may have done harm.
+type breaker map[netip.Addr]time.Time
+
+const (
+	breakerTime = 10 * time.Minute
+	breakerSize = 4096
+)
+
+// trip opens the breaker for a destination.
+func (b breaker) trip(now time.Time, dst netip.Addr) {
+	if len(b) >= breakerSize {
+		b.sweep(now)
+	}
+	if len(b) < breakerSize {
+		b[dst] = now.Add(breakerTime)
+	}
+}
+
+// open reports whether the destination is to be left alone.
+func (b breaker) open(dst netip.Addr) bool {
+	_, ok := b[dst]
+	return ok
+}
+
+// sweep forgets what is over.
+func (b breaker) sweep(now time.Time) {
+	for dst, until := range b {
+		if now.After(until) {
+			delete(b, dst)
+		}
+	}
+}
+
+// harm is something in a flow that a probe might have caused.
+type harm uint8
+
+const (
+	harmRST harm = iota + 1
+	harmRetransmit
+	harmUnreachable
+	harmDupAck
+)
+
+// harmed counts what happened within a round trip of a reaching probe, and ends
+// such probes to the destination if it may be their doing. A probe acts at the
+// peer half a round trip after it left and shows here half a round trip later;
+// twice that leaves room for queues.
+func (e *Engine) harmed(now time.Time, r *run, what harm) {
+	if r.lastReachAt.IsZero() {
+		return
+	}
+	_, least, ok := r.flow.TCP.RTT()
+	if !ok {
+		least = 0
+	}
+	since := now.Sub(r.lastReachAt)
+	if since < least*4/5 || since > 2*r.rtt()+50*time.Millisecond {
+		return
+	}
+	switch what {
+	case harmRST:
+		r.impact.RSTs++
+	case harmRetransmit:
+		r.impact.Retransmits++
+	case harmDupAck:
+		r.impact.DupAcks++
+		return
+	}
+	if !r.impact.Aborted {
+		r.impact.Aborted = true
+		r.reach.Abort()
+		e.stats.Impact.Aborts++
+		e.breaker.trip(now, r.flow.Key.Dst.Addr())
+	}
+}

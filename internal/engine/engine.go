@@ -1,0 +1,241 @@
+package engine
+
+import (
+	"container/heap"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"servicetraceroute/internal/capture"
+	"servicetraceroute/internal/flow"
+	"servicetraceroute/internal/probe"
+	"servicetraceroute/internal/wire"
+	"servicetraceroute/trace"
+)
+
+// Config of an Engine. Rate and HopRate must be positive.
+type Config struct {
+	Rate, HopRate int // probes per second: of all, ceiling per responder
+	Exclude       []netip.Prefix
+	Loopback      bool
+	NoProbe       bool
+	Label         string
+	// Local reports whether an address is this host's own; nil: unknown, then a
+	// packet's direction decides.
+	Local func(netip.Addr) bool
+	// InterfaceName names interfaces in records; nil: no names.
+	InterfaceName func(index int) string
+	Seed          [32]byte // of the random offsets, identifications and trace ids
+}
+
+const (
+	maxFlows  = 65536
+	maxRuns   = 16384 // traces in progress
+	flowIdle  = 10 * time.Minute
+	tick      = time.Second // longest time between two looks at everything
+	headroom  = 64          // bytes of one crafted probe, at most
+	burstPart = 20          // the process's probe burst is this part of its rate
+)
+
+// Probe is one packet to be sent. Packet is valid until the next Step.
+type Probe struct {
+	Packet    []byte
+	Interface int
+	NextHop   capture.HardwareAddr
+	sent      *probe.Sent
+}
+
+// Record is an event for one watch.
+type Record struct {
+	Watch *Watch
+	Event trace.Event
+}
+
+// Actions are what a Step wants done. They are reused by the next Step.
+type Actions struct {
+	Probes []Probe
+	// Wake is when Step has to be called again even if no packet comes.
+	Wake time.Time
+}
+
+// Engine traces flows. It is not safe for concurrent use.
+type Engine struct {
+	cfg     Config
+	rng     *rand.Rand
+	table   *flow.Table
+	sent    *probe.Table
+	buckets *probe.Buckets
+	watches []*Watch
+	runs    runQueue
+	breaker breaker
+
+	tokens   float64
+	filled   time.Time
+	grantAt  time.Time // when a held-back probe may go; zero: none waits
+	newWaits bool
+
+	actions Actions
+	records []Record
+	buf     []byte
+	stats   trace.Stats
+	start   time.Time
+	epoch   uint64
+
+	// Decoding targets, so that a packet costs no allocation.
+	ip  wire.Packet
+	tcp wire.TCP
+}
+
+// New returns an engine that starts at now.
+func New(now time.Time, cfg Config) *Engine {
+	e := &Engine{
+		cfg:     cfg,
+		rng:     rand.New(rand.NewChaCha8(cfg.Seed)),
+		table:   flow.NewTable(maxFlows, flowIdle),
+		sent:    probe.NewTable(probe.Lifetime),
+		buckets: probe.NewBuckets(cfg.HopRate),
+		breaker: breaker{},
+		tokens:  1, filled: now, start: now,
+	}
+	e.table.OnRemove = e.removed
+	e.stats.Traces.ByStop = map[trace.Stop]uint64{}
+	return e
+}
+
+// Step takes in captured packets and the present time and returns what to do.
+func (e *Engine) Step(now time.Time, packets []capture.Packet) *Actions {
+	e.actions.Probes = e.actions.Probes[:0]
+	e.buf = e.buf[:0]
+	for i := range packets {
+		e.packet(&packets[i])
+	}
+	e.sent.Expire(now)
+	e.table.Expire(now)
+	e.advance(now)
+	e.release(now)
+	e.actions.Wake = e.wake(now)
+	return &e.actions
+}
+
+// Dropped tells that the capture lost packets: what is known of flows may be old.
+func (e *Engine) Dropped(now time.Time, total, seen uint64) {
+	lost := total > e.stats.Packets.Dropped
+	e.stats.Packets.Dropped, e.stats.Packets.Seen = total, seen
+	if !lost {
+		return
+	}
+	for _, r := range e.runs {
+		r.loseSync(now)
+	}
+}
+
+// advance lets every trace whose time has come do what is due.
+func (e *Engine) advance(now time.Time) {
+	for len(e.runs) > 0 && !e.runs[0].wake.After(now) {
+		r := e.runs[0]
+		e.work(now, r)
+	}
+	for _, w := range e.watches {
+		e.retraceDue(now, w)
+	}
+}
+
+// release sends what the responders' allowances permit.
+func (e *Engine) release(now time.Time) {
+	if !e.newWaits && (e.grantAt.IsZero() || e.grantAt.After(now)) {
+		return
+	}
+	e.newWaits = false
+	e.grantAt = e.buckets.Release(now, func() bool { return e.available(now) })
+	if !e.grantAt.IsZero() && e.tokens < 1 {
+		need := time.Duration((1 - e.tokens) / float64(e.cfg.Rate) * float64(time.Second))
+		if at := now.Add(need); at.After(e.grantAt) {
+			e.grantAt = at
+		}
+	}
+}
+
+// available reports whether the process's own rate permits one more probe.
+func (e *Engine) available(now time.Time) bool {
+	if d := now.Sub(e.filled); d > 0 {
+		depth := max(1, float64(e.cfg.Rate)/burstPart)
+		e.tokens = min(depth, e.tokens+d.Seconds()*float64(e.cfg.Rate))
+		e.filled = now
+	}
+	return e.tokens >= 1
+}
+
+func (e *Engine) wake(now time.Time) time.Time {
+	at := now.Add(tick)
+	if len(e.runs) > 0 && e.runs[0].wake.Before(at) {
+		at = e.runs[0].wake
+	}
+	if !e.grantAt.IsZero() && e.grantAt.Before(at) {
+		at = e.grantAt
+	}
+	for _, w := range e.watches {
+		if !w.retraceAt.IsZero() && w.retraceAt.Before(at) {
+			at = w.retraceAt
+		}
+	}
+	return at
+}
+
+// Stats returns the counters so far.
+func (e *Engine) Stats(now time.Time) *trace.Stats {
+	s := e.stats
+	s.Time, s.Uptime, s.Label = now, now.Sub(e.start), e.cfg.Label
+	s.Flows.Live, s.Flows.Evicted = uint64(e.table.Len()), e.table.Evicted()
+	s.Traces.ByStop = make(map[trace.Stop]uint64, len(e.stats.Traces.ByStop))
+	for k, v := range e.stats.Traces.ByStop {
+		s.Traces.ByStop[k] = v
+	}
+	return &s
+}
+
+// emit queues a record.
+func (e *Engine) emit(w *Watch, ev trace.Event) {
+	e.records = append(e.records, Record{w, ev})
+}
+
+// Records hands out what was found since the last call.
+func (e *Engine) Records() []Record {
+	out := e.records
+	e.records = nil
+	return out
+}
+
+// runQueue is a heap of traces by the time at which they have something to do.
+type runQueue []*run
+
+func (q runQueue) Len() int           { return len(q) }
+func (q runQueue) Less(i, j int) bool { return q[i].wake.Before(q[j].wake) }
+func (q runQueue) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].index, q[j].index = i, j
+}
+
+// Push implements heap.Interface.
+func (q *runQueue) Push(x any) {
+	r := x.(*run)
+	r.index = len(*q)
+	*q = append(*q, r)
+}
+
+// Pop implements heap.Interface.
+func (q *runQueue) Pop() any {
+	old := *q
+	r := old[len(old)-1]
+	old[len(old)-1] = nil
+	*q = old[:len(old)-1]
+	r.index = -1
+	return r
+}
+
+// schedule sets when a trace is looked at next.
+func (e *Engine) schedule(r *run, at time.Time) {
+	r.wake = at
+	if r.index >= 0 {
+		heap.Fix(&e.runs, r.index)
+	}
+}

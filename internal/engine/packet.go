@@ -1,0 +1,227 @@
+package engine
+
+import (
+	"time"
+
+	"servicetraceroute/internal/capture"
+	"servicetraceroute/internal/flow"
+	"servicetraceroute/internal/probe"
+	"servicetraceroute/internal/wire"
+	"servicetraceroute/trace"
+)
+
+const (
+	protoICMP   = 1
+	protoTCP    = 6
+	protoICMPv6 = 58
+)
+
+// packet takes in one captured packet. What cannot be decoded is counted.
+func (e *Engine) packet(p *capture.Packet) {
+	if p.Direction == capture.Foreign {
+		return
+	}
+	if err := e.ip.Decode(p.Data, p.Len); err != nil {
+		e.stats.Packets.Malformed++
+		return
+	}
+	switch {
+	case e.ip.Fragment:
+		return // TCP does not fragment, and an ICMP error is small
+	case e.ip.Proto == protoTCP:
+		if err := e.tcp.Decode(e.ip.Transport, e.ip.TransportLen); err != nil {
+			e.stats.Packets.Malformed++
+			return
+		}
+		e.segment(p)
+	case e.ip.Proto == protoICMP && e.ip.Version == 4, e.ip.Proto == protoICMPv6 && e.ip.Version == 6:
+		if p.Direction == capture.Incoming {
+			e.icmp(p)
+		}
+	}
+}
+
+// segment takes in one TCP segment: a copy of a probe of ours, which only tells
+// when it left, or a packet of a flow.
+func (e *Engine) segment(p *capture.Packet) {
+	if s := e.sent.Own(&e.ip, &e.tcp); s != nil {
+		if p.Direction == capture.Outgoing && !s.Stamped {
+			s.Stamped, s.At = true, p.Time
+			if r := s.Owner.(*run); s.Reaching {
+				r.reach.Stamp(s.TTL, p.Time)
+			}
+		}
+		return
+	}
+	if e.sent.OwnForwarded(&e.ip, &e.tcp) || !e.localEnd(p) {
+		return
+	}
+	f, o, followed := e.table.Observe(p, &e.ip, &e.tcp)
+	if f == nil || !followed {
+		return
+	}
+	a := e.match(f)
+	if a.watch == nil {
+		return
+	}
+	a.watch.lastSeen = p.Time
+	if a.run != nil {
+		e.watchOver(p, a.run, &o)
+	}
+	if o.FirstSYN && a.finished > 0 && a.watch.Every == 0 {
+		a.finished = 0
+	}
+	if a.run == nil {
+		e.consider(p.Time, f)
+	}
+}
+
+// localEnd reports whether the packet's nearer end is this host: its own flows
+// are followed, forwarded ones are not.
+func (e *Engine) localEnd(p *capture.Packet) bool {
+	if e.cfg.Local == nil {
+		return true
+	}
+	if p.Direction == capture.Outgoing {
+		return e.cfg.Local(e.ip.Src)
+	}
+	return e.cfg.Local(e.ip.Dst)
+}
+
+// consider starts the trace of a selected flow when it may be probed, and says
+// once why not when it may not.
+func (e *Engine) consider(now time.Time, f *flow.Flow) {
+	a := e.match(f)
+	w := a.watch
+	if w == nil || a.run != nil || a.refused || f.TCP.Closed || !f.TCP.Established {
+		return
+	}
+	if a.finished > 0 && !e.again(now, w, a) {
+		return
+	}
+	if w.StopNewAfter > 0 && now.Sub(w.started) > w.StopNewAfter {
+		return
+	}
+	if reason := e.refusal(f); reason != 0 {
+		a.refused = true
+		e.refuse(now, f, a, reason)
+		return
+	}
+	if !a.told {
+		a.told = true
+		e.tell(now, f, a, trace.FlowMatched, 0)
+	}
+	if e.cfg.NoProbe || !f.TCP.HaveUna || !f.TCP.Newest.Valid || !f.Egress.Known || !f.TCP.Inbound.Valid {
+		return
+	}
+	if len(e.runs) >= maxRuns {
+		return // counted as live flows without a trace; the next packet asks again
+	}
+	e.begin(now, f, a)
+}
+
+// again reports whether a flow that was traced is to be traced once more.
+func (e *Engine) again(now time.Time, w *Watch, a *attachment) bool {
+	return w.Retrace > 0 && now.Sub(a.ended) >= w.Retrace
+}
+
+// refusal says why a flow must not be probed; 0 if it may.
+func (e *Engine) refusal(f *flow.Flow) trace.Reason {
+	dst := f.Key.Dst.Addr()
+	own := dst.IsLoopback() || f.Key.Src.Addr() == dst || (e.cfg.Local != nil && e.cfg.Local(dst))
+	switch t := &f.TCP; {
+	case t.MD5:
+		return trace.ReasonMD5
+	case t.AO:
+		return trace.ReasonAO
+	case t.BothMPTCP:
+		return trace.ReasonMPTCP
+	case own && !e.cfg.Loopback:
+		return trace.ReasonLoopback
+	case dst.IsMulticast() || dst.IsUnspecified():
+		return trace.ReasonExcluded
+	}
+	for _, p := range e.cfg.Exclude {
+		if p.Contains(dst) {
+			return trace.ReasonExcluded
+		}
+	}
+	return 0
+}
+
+// refuse writes the records of a flow that must not be probed.
+func (e *Engine) refuse(now time.Time, f *flow.Flow, a *attachment, reason trace.Reason) {
+	e.tell(now, f, a, trace.FlowRefused, reason)
+	e.stats.Probes.Refused++
+	e.stats.Traces.Started++
+	e.stats.Traces.Done++
+	e.stats.Traces.ByStop[trace.StopRefused]++
+	e.emit(a.watch, &trace.Trace{
+		ID: e.newID(), Label: e.cfg.Label, Start: now, End: now, Algorithm: a.watch.Params.Algorithm,
+		Flow: e.tuple(f), Service: &a.service, Hops: []trace.Hop{}, Stop: trace.StopRefused, Reason: reason,
+		Observed: observed(f),
+	})
+}
+
+// tell writes a flow record.
+func (e *Engine) tell(now time.Time, f *flow.Flow, a *attachment, state trace.FlowState, reason trace.Reason) {
+	e.emit(a.watch, &trace.Flow{
+		Tuple: e.tuple(f), Time: now, Label: e.cfg.Label, Service: &a.service, State: state, Reason: reason,
+	})
+}
+
+// watchOver tells a trace what its flow just did: whether it ended, whether the
+// destination answered a probe, whether something looks like harm.
+func (e *Engine) watchOver(p *capture.Packet, r *run, o *flow.Observation) {
+	now := p.Time
+	r.inSync(now, o.Outgoing)
+	switch {
+	case o.RST && !o.Outgoing:
+		e.harmed(now, r, harmRST)
+		e.finish(now, r, trace.StopFlowClosed)
+		return
+	case o.Closed || o.FirstSYN:
+		// A probe after the peer's close costs it a reset.
+		e.finish(now, r, trace.StopFlowClosed)
+		return
+	case o.LabelChanged:
+		// IPv6 hosts pick a new flow label after a timeout, and with it a new path.
+		e.restart(now, r)
+	}
+	if o.Outgoing {
+		if o.Keepalive || o.Retransmit || (o.Data && !r.flow.TCP.SACK) {
+			r.noiseAt = now
+		}
+		if o.Data {
+			r.dataOutAt = now
+		}
+	} else if o.PureAck && o.Repeated && o.NoSACKBlocks && plausible(r.flow, o, &e.tcp) {
+		e.destinationReply(p, r)
+	}
+	if o.Retransmit {
+		r.retransAt = now
+		e.harmed(now, r, harmRetransmit)
+	}
+	r.before = now
+}
+
+// Distance of the destination by what the peer last sent.
+func distance(f *flow.Flow) int { return probe.Distance(f.TCP.Inbound.TTL) }
+
+func observed(f *flow.Flow) trace.Observed {
+	o := trace.Observed{RTT: -1, Retransmits: f.Retransmits, BytesIn: f.BytesIn, BytesOut: f.BytesOut}
+	if rtt, _, ok := f.TCP.RTT(); ok {
+		o.RTT = rtt
+	}
+	return o
+}
+
+// plausible reports whether a pure acknowledgement can be the destination's
+// answer to a probe: in order, with the flow's usual TTL, echoing a timestamp
+// that we sent.
+func plausible(f *flow.Flow, o *flow.Observation, s *wire.TCP) bool {
+	if !o.InOrder || !o.SameTTL {
+		return false
+	}
+	return !s.Options.HasTimestamp || wire.SeqDiff(f.TCP.Newest.TSVal, s.Options.TSEcr) >= 0
+}

@@ -1,0 +1,276 @@
+package engine
+
+import (
+	"net/netip"
+	"time"
+
+	"servicetraceroute/internal/capture"
+	"servicetraceroute/internal/probe"
+	"servicetraceroute/internal/wire"
+	"servicetraceroute/trace"
+)
+
+var noAddr netip.Addr
+
+// icmp takes in an ICMP error: an answer to a probe, or nothing of ours.
+func (e *Engine) icmp(p *capture.Packet) {
+	var m wire.ICMP
+	var q wire.Quote
+	if err := m.Decode(e.ip.Version, e.ip.Transport); err != nil {
+		e.stats.Packets.Malformed++
+		return
+	}
+	if _, ok := replyKind(m.Kind); !ok {
+		return
+	}
+	if err := q.Decode(m.Quote); err != nil {
+		e.stats.Packets.Malformed++
+		return
+	}
+	r := probe.Reply{
+		At: p.Time, From: e.ip.Src, TTL: e.ip.TTL, Kind: m.Kind, MTU: m.MTU,
+		Quote: retained(&q), HasInfo: wire.HasInterfaceInfo(m.Extensions),
+	}
+	if len(m.Extensions) > 0 {
+		r.MPLS = wire.AppendMPLS(nil, m.Extensions)
+	}
+	switch s, verdict := e.sent.Match(&q); verdict {
+	case probe.Exact:
+		e.answer(s, r)
+	default:
+		e.doubtful(r)
+	}
+}
+
+// doubtful handles a quote that no probe explains exactly. If it is about a
+// traced flow, the flow's jury hears it.
+func (e *Engine) doubtful(r probe.Reply) {
+	t := e.runOf(&r.Quote)
+	if t == nil {
+		return
+	}
+	believed := t.jury.Hear(r, t.open)
+	if len(believed) == 0 {
+		e.stats.Replies.Unmatched++
+		if r.Kind == wire.HostUnreachable || r.Kind == wire.NetUnreachable {
+			e.harmed(r.At, t, harmUnreachable)
+		}
+		return
+	}
+	for _, b := range believed {
+		e.answer(b.Sent, b.Reply)
+	}
+}
+
+// runOf finds the trace whose flow a quote is about. The quoted source may have
+// been translated without being translated back, so the destination decides
+// where the full tuple does not.
+func (e *Engine) runOf(q *wire.Quote) *run {
+	if q.Proto != protoTCP || !q.HasPorts {
+		return nil
+	}
+	key := trace.FlowKey{
+		Proto: trace.TCP,
+		Src:   netip.AddrPortFrom(q.Src, q.SrcPort), Dst: netip.AddrPortFrom(q.Dst, q.DstPort),
+	}
+	if f := e.table.Get(key); f != nil {
+		if a, ok := f.Attachment.(*attachment); ok && a.run != nil {
+			return a.run
+		}
+		return nil
+	}
+	var found *run
+	for _, r := range e.runs {
+		if r.flow.Key.Dst == key.Dst && len(r.open) > 0 {
+			if found != nil {
+				return nil // cannot tell which
+			}
+			found = r
+		}
+	}
+	return found
+}
+
+// answer credits a reply to the probe it is about. The first answer wins.
+func (e *Engine) answer(s *probe.Sent, r probe.Reply) {
+	if s.Answered {
+		e.stats.Replies.Duplicate++
+		return
+	}
+	t := s.Owner.(*run)
+	s.Answered = true
+	if t.index < 0 || s.Leg != t.leg {
+		e.stats.Replies.Late++
+		return
+	}
+	kind, _ := replyKind(r.Kind)
+	e.stats.Replies.Matched++
+	if s.Bucket != nil {
+		e.buckets.Answer(r.At, s.Place, r.From, s.Bucket)
+	}
+	if s.Timeout {
+		e.stats.Replies.Late++
+	} else {
+		t.plan.Answered(s.TTL, s.At)
+	}
+	h := t.hop(s.TTL)
+	h.replies = append(h.replies, trace.Reply{
+		Addr: r.From, RTT: max(r.At.Sub(s.At), 0), Kind: kind, ReplyTTL: int(r.TTL),
+		MPLS: labels(r.MPLS), Changes: changes(s, &r), Late: s.Timeout,
+	})
+	h.sentAt = append(h.sentAt, s.At)
+	t.progressAt = r.At
+	if r.Kind == wire.TimeExceeded {
+		e.expired(t, s, r)
+	} else {
+		e.unreachable(t, s, r)
+	}
+	e.schedule(t, r.At)
+}
+
+// expired handles a Time Exceeded: the destination is farther than that TTL.
+func (e *Engine) expired(t *run, s *probe.Sent, r probe.Reply) {
+	if t.dest != nil && s.TTL >= t.dest.TTL {
+		t.mixed = true // the destination answered at that TTL before
+	}
+	t.reach.Expired(s.TTL)
+	if s.TTL >= t.plan.Boundary() {
+		t.plan.SetBoundary(s.TTL + 1)
+	}
+	if t.isBorder(r.From) {
+		t.plan.Limit(s.TTL)
+		t.stopAt = trace.StopBorder
+	}
+}
+
+// unreachable handles an ICMP error that ends the path.
+func (e *Engine) unreachable(t *run, s *probe.Sent, r probe.Reply) {
+	if r.Kind == wire.PacketTooBig {
+		return // an empty segment that is too big says nothing of the end
+	}
+	t.plan.Limit(s.TTL)
+	if r.From == t.flow.Key.Dst.Addr() {
+		t.dest = &trace.Destination{TTL: s.TTL, RTT: max(r.At.Sub(s.At), 0), By: trace.DestinationByICMP}
+		t.plan.SetBoundary(s.TTL)
+		return
+	}
+	t.stopAt = trace.StopUnreachable
+}
+
+// destinationReply handles a pure acknowledgement from the peer that repeats the
+// one before: the destination's own answer to an old segment, if a probe can
+// have caused it and nothing else has.
+func (e *Engine) destinationReply(p *capture.Packet, r *run) {
+	rtt := r.rtt()
+	_, least, known := r.flow.TCP.RTT()
+	if !known {
+		least = 0
+	}
+	soonest := func(sent time.Time) bool { return p.Time.Sub(sent) >= least*4/5 }
+	if r.noiseAt.After(p.Time.Add(-rtt*3/2 - 10*time.Millisecond)) {
+		r.reach.Void()
+		return
+	}
+	a := r.reach.Open()
+	if a.TTL != 0 && !a.Void && soonest(a.Sent) {
+		e.hit(p, r, a)
+		return
+	}
+	top := 0
+	for _, s := range r.open {
+		if !s.Answered && !s.Reaching && s.TTL > r.reach.Lowest() && soonest(s.At) {
+			top = max(top, s.TTL)
+		}
+	}
+	switch {
+	case top > 0:
+		r.reach.Overshot(top)
+		r.plan.SetBoundary(r.reach.Lowest() + 1)
+		e.schedule(r, p.Time)
+	case r.lastReachAt.IsZero() && e.checkReached(r, soonest):
+		r.mixed = true // a TTL that expired on the way before now reaches
+	default:
+		e.harmed(p.Time, r, harmDupAck)
+	}
+}
+
+// checkReached reports whether a probe is outstanding whose TTL expired on the
+// way before.
+func (e *Engine) checkReached(r *run, soonest func(time.Time) bool) bool {
+	for _, s := range r.open {
+		if !s.Answered && s.TTL <= r.reach.Lowest() && len(r.hop(s.TTL).replies) > 0 && soonest(s.At) {
+			return true
+		}
+	}
+	return false
+}
+
+// hit credits the destination's answer to the one reaching probe outstanding.
+func (e *Engine) hit(p *capture.Packet, r *run, a probe.Attempt) {
+	for _, s := range r.open {
+		if s.Reaching && s.TTL == a.TTL && !s.Answered && s.Leg == r.leg {
+			s.Answered = true
+		}
+	}
+	r.noisy = r.noisy || r.before.After(a.Sent.Add(-r.rtt()))
+	r.reach.Hit(p.Time)
+	r.plan.Lost(a.TTL) // no router answered there
+	h := r.hop(a.TTL)
+	h.replies = append(h.replies, trace.Reply{
+		Addr: r.flow.Key.Dst.Addr(), RTT: p.Time.Sub(a.Sent), Kind: trace.TCPAck, ReplyTTL: int(e.ip.TTL),
+	})
+	h.sentAt = append(h.sentAt, a.Sent)
+	e.stats.Replies.Matched++
+	r.progressAt = p.Time
+	e.schedule(r, p.Time)
+}
+
+// replyKind translates an ICMP message into a record's word.
+func replyKind(k wire.ICMPKind) (trace.ReplyKind, bool) {
+	switch k {
+	case wire.TimeExceeded:
+		return trace.TimeExceeded, true
+	case wire.NetUnreachable:
+		return trace.NetUnreachable, true
+	case wire.HostUnreachable:
+		return trace.HostUnreachable, true
+	case wire.PortUnreachable:
+		return trace.PortUnreachable, true
+	case wire.AdminProhibited:
+		return trace.AdminProhibited, true
+	case wire.OtherUnreachable:
+		return trace.Unreachable, true
+	case wire.PacketTooBig:
+		return trace.PacketTooBig, true
+	}
+	return 0, false
+}
+
+func labels(stack []wire.MPLSLabel) []trace.Label {
+	var out []trace.Label
+	for _, l := range stack {
+		out = append(out, trace.Label{Label: l.Label, TC: l.TC, S: l.S, TTL: l.TTL})
+	}
+	return out
+}
+
+// changes names what differs between the quote and the probe as sent.
+func changes(s *probe.Sent, r *probe.Reply) []trace.FindingKind {
+	var out []trace.FindingKind
+	add := func(yes bool, kind trace.FindingKind) {
+		if yes {
+			out = append(out, kind)
+		}
+	}
+	d := s.Differences(&r.Quote)
+	add(d.NATSrc, trace.NATSrc)
+	add(d.NATDst, trace.NATDst)
+	add(d.NATPort, trace.NATPort)
+	add(d.Seq, trace.SeqRewritten)
+	add(d.DSCP, trace.DSCPChanged)
+	add(d.ECN, trace.ECNSet)
+	add(len(r.MPLS) > 0, trace.MPLS)
+	add(r.HasInfo, trace.InterfaceInfo)
+	add(r.Kind == wire.PacketTooBig, trace.MTU)
+	return out
+}

@@ -1,0 +1,41 @@
+package probe
+
+import (
+	"net/netip"
+	"time"
+
+	"servicetraceroute/trace"
+)
+
+// Params say how a flow is traced. Every field must be set, see Defaults.
+type Params struct {
+	Algorithm     trace.Algorithm
+	FirstTTL      int
+	MaxTTL        int
+	Probes        int // per hop
+	Timeout       time.Duration
+	ProbeInterval time.Duration // between probes of one TTL
+	TTLInterval   time.Duration // between TTLs
+	MaxSilent     int           // silent hops in a row, 0: no limit
+	Borders       []netip.Prefix
+	FlowTimeout   time.Duration // 0: none
+}
+
+// Defaults are the documented ones.
+func Defaults() Params {
+	return Params{
+		Algorithm: trace.Adaptive, FirstTTL: 1, MaxTTL: 32, Probes: 3, Timeout: 2 * time.Second,
+		ProbeInterval: 20 * time.Millisecond, TTLInterval: time.Millisecond, MaxSilent: 5,
+	}
+}
+
+// Distance returns how far the sender of a packet is on a symmetric path: the
+// hops that its TTL lost since one of the usual initial values, and one.
+func Distance(inboundTTL uint8) int {
+	for _, initial := range []int{64, 128, 255} {
+		if int(inboundTTL) <= initial {
+			return initial - int(inboundTTL) + 1
+		}
+	}
+	return 1
+}

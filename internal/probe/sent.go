@@ -1,0 +1,200 @@
+package probe
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"servicetraceroute/internal/wire"
+)
+
+// Lifetime is how long a sent probe is remembered, and its identifiers are not
+// used again.
+const Lifetime = 3 * time.Second
+
+// Sent is one probe that left.
+type Sent struct {
+	wire.TCPProbe
+	Len      int       // of the whole packet
+	At       time.Time // when it left: our clock, then the kernel's own timestamp
+	Stamped  bool      // At is the kernel's
+	TTL      int
+	Attempt  int
+	Reaching bool
+	Answered bool
+	Leg      int  // of the trace: raised by each restart
+	Timeout  bool // it was given up, an answer is late
+	Bucket   *Bucket
+	Place    Place
+	Owner    any // the engine's trace
+	expires  time.Time
+}
+
+// sentKey is what a quote always holds of a TCP probe. The destination's port
+// and address are part of it so that two flows may use one sequence number.
+type sentKey struct {
+	dst netip.AddrPort
+	seq uint32
+}
+
+// Table holds the probes of the last Lifetime. A reply is ours only if it is
+// about one of these, whatever it looks like.
+type Table struct {
+	bySeq map[sentKey]*Sent
+	ids   map[uint16]*Sent // IPv4
+	queue []*Sent          // by expiry
+	head  int
+	life  time.Duration
+}
+
+// NewTable returns an empty table whose entries live for Lifetime, or longer if
+// a probe's timeout asks for it.
+func NewTable(timeout time.Duration) *Table {
+	return &Table{bySeq: map[sentKey]*Sent{}, ids: map[uint16]*Sent{}, life: max(Lifetime, timeout+time.Second)}
+}
+
+// Taken reports whether a sequence number towards dst is in use.
+func (t *Table) Taken(dst netip.AddrPort, seq uint32) bool {
+	_, ok := t.bySeq[sentKey{dst, seq}]
+	return ok
+}
+
+// Len is the number of remembered probes.
+func (t *Table) Len() int { return len(t.bySeq) }
+
+// NewID returns an IPv4 identification that is not zero and not outstanding.
+func (t *Table) NewID(rng *rand.Rand) uint16 {
+	for range 64 {
+		id := uint16(1 + rng.IntN(0xffff))
+		if _, used := t.ids[id]; !used && id != swap16(id) {
+			return id
+		}
+	}
+	return uint16(1 + rng.IntN(0xffff))
+}
+
+// Add remembers s.
+func (t *Table) Add(now time.Time, s *Sent) {
+	s.expires = now.Add(t.life)
+	t.bySeq[sentKey{s.Dst, s.Seq}] = s
+	if s.Src.Addr().Is4() {
+		t.ids[s.ID] = s
+	}
+	t.queue = append(t.queue, s)
+}
+
+// Expire forgets what is too old.
+func (t *Table) Expire(now time.Time) {
+	for t.head < len(t.queue) && !t.queue[t.head].expires.After(now) {
+		s := t.queue[t.head]
+		t.queue[t.head] = nil
+		t.head++
+		if k := (sentKey{s.Dst, s.Seq}); t.bySeq[k] == s {
+			delete(t.bySeq, k)
+		}
+		if t.ids[s.ID] == s {
+			delete(t.ids, s.ID)
+		}
+	}
+	if t.head > 1024 && t.head*2 > len(t.queue) {
+		t.queue = append(t.queue[:0], t.queue[t.head:]...)
+		t.head = 0
+	}
+}
+
+// Own returns the probe that this captured packet is a copy of, or nil. The
+// tracker must not learn from our own packets.
+func (t *Table) Own(ip *wire.Packet, s *wire.TCP) *Sent {
+	if s.PayloadLen != 0 || s.Flags != wire.ACK {
+		return nil
+	}
+	p := t.bySeq[sentKey{netip.AddrPortFrom(ip.Dst, s.DstPort), s.Seq}]
+	if p == nil || p.Src != netip.AddrPortFrom(ip.Src, s.SrcPort) {
+		return nil
+	}
+	if ip.Version == 4 && ip.ID != p.ID {
+		return nil
+	}
+	return p
+}
+
+// OwnForwarded is Own for a copy whose source was translated on its way out.
+func (t *Table) OwnForwarded(ip *wire.Packet, s *wire.TCP) bool {
+	if s.PayloadLen != 0 || s.Flags != wire.ACK {
+		return false
+	}
+	p := t.bySeq[sentKey{netip.AddrPortFrom(ip.Dst, s.DstPort), s.Seq}]
+	return p != nil && (ip.Version == 6 || ip.ID == p.ID)
+}
+
+// Verdict says how well a quote fits a probe.
+type Verdict uint8
+
+// The verdicts.
+const (
+	NoMatch Verdict = iota
+	// Exact: everything that the quote holds is as it was sent.
+	Exact
+	// Doubtful: the sequence number is that of a probe, but what should confirm
+	// it does not. Several probes must agree before this counts.
+	Doubtful
+)
+
+// Match finds the probe that a quote is about. The quoted sequence number is the
+// key, exactly as sent. It alone is a weak proof, since an outsider may guess
+// numbers near a flow's: so the IPv4 identification (which some routers swap),
+// or the quoted acknowledgement number where the quote reaches that far, has to
+// confirm it.
+func (t *Table) Match(q *wire.Quote) (*Sent, Verdict) {
+	if !q.HasSeq || q.Proto != protoTCP {
+		return nil, NoMatch
+	}
+	s := t.bySeq[sentKey{netip.AddrPortFrom(q.Dst, q.DstPort), q.Seq}]
+	if s == nil {
+		return nil, NoMatch
+	}
+	return s, s.confirm(q)
+}
+
+const protoTCP = 6
+
+func (s *Sent) confirm(q *wire.Quote) Verdict {
+	if !s.lengthFits(q) {
+		return NoMatch
+	}
+	if q.HasTCPHeader && q.TCPAck != s.Ack {
+		return Doubtful
+	}
+	if q.Version == 6 {
+		if q.HasTCPHeader {
+			return Exact
+		}
+		return Doubtful
+	}
+	if q.ID == s.ID || q.ID == swap16(s.ID) || q.HasTCPHeader {
+		return Exact
+	}
+	return Doubtful
+}
+
+// lengthFits compares the quoted length, which tells an application's segment
+// from our empty one. Some routers quote it in their own byte order.
+func (s *Sent) lengthFits(q *wire.Quote) bool {
+	return q.Len == s.Len || q.Len == int(swap16(uint16(s.Len)))
+}
+
+func swap16(v uint16) uint16 { return v>>8 | v<<8 }
+
+// Differences names what the path changed in the quoted probe.
+func (s *Sent) Differences(q *wire.Quote) (d Differences) {
+	d.NATSrc = q.Src != s.Src.Addr()
+	d.NATDst = q.Dst != s.Dst.Addr()
+	d.NATPort = q.HasPorts && (q.SrcPort != s.Src.Port() || q.DstPort != s.Dst.Port())
+	d.Seq = q.HasSeq && q.Seq != s.Seq
+	d.DSCP = q.TOS&^ecnMask != s.TOS&^ecnMask
+	d.ECN = q.TOS&ecnMask != 0
+	return d
+}
+
+// Differences between a quote and the probe as sent.
+type Differences struct{ NATSrc, NATDst, NATPort, Seq, DSCP, ECN bool }

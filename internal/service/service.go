@@ -1,0 +1,117 @@
+// Package service answers which service a flow belongs to. So far it knows
+// addresses, prefixes and names that were resolved when the selection was made;
+// it does no I/O itself.
+package service
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"servicetraceroute/trace"
+)
+
+// Rule is one address or prefix that selects flows, and how it came about.
+type Rule struct {
+	Prefix  netip.Prefix
+	Service trace.Service
+}
+
+// PortRange is a range of ports, both ends included. The zero value is port 0.
+type PortRange struct{ First, Last uint16 }
+
+// ParsePorts reads "443" or "8000-8999".
+func ParsePorts(text string) (PortRange, error) {
+	first, last, isRange := strings.Cut(text, "-")
+	a, err := strconv.ParseUint(first, 10, 16)
+	b := a
+	if err == nil && isRange {
+		b, err = strconv.ParseUint(last, 10, 16)
+	}
+	if err != nil || a == 0 || b < a {
+		return PortRange{}, fmt.Errorf("port %q: want N or A-B between 1 and 65535", text)
+	}
+	return PortRange{uint16(a), uint16(b)}, nil
+}
+
+// Contains reports whether the port lies in the range.
+func (r PortRange) Contains(port uint16) bool { return r.First <= port && port <= r.Last }
+
+// Selector decides which flows are wanted. What: any Rule, or Flow. All the
+// other fields narrow; an empty one does not.
+type Selector struct {
+	Rules      []Rule
+	Flow       *trace.Tuple // one flow; source port 0 and an invalid source match any
+	Ports      []PortRange
+	Protos     []trace.Proto
+	Interfaces []string
+	Directions []trace.Direction
+	IPv4Only   bool
+	IPv6Only   bool
+}
+
+// Match returns why a flow is selected. The server's port is the one that Ports
+// are about: the peer's, or this host's own for an accepted flow.
+func (s *Selector) Match(t trace.Tuple) (trace.Service, bool) {
+	if !s.narrowed(t) {
+		return trace.Service{}, false
+	}
+	if s.Flow != nil {
+		return s.matchFlow(t)
+	}
+	var best *Rule
+	for i := range s.Rules {
+		r := &s.Rules[i]
+		if r.Prefix.Contains(t.Dst.Addr()) && (best == nil || r.Prefix.Bits() > best.Prefix.Bits()) {
+			best = r
+		}
+	}
+	if best == nil {
+		return trace.Service{}, false
+	}
+	return best.Service, true
+}
+
+func (s *Selector) matchFlow(t trace.Tuple) (trace.Service, bool) {
+	f := s.Flow
+	same := f.Proto == t.Proto && f.Dst == t.Dst &&
+		(!f.Src.Addr().IsValid() || f.Src.Addr().IsUnspecified() || f.Src.Addr() == t.Src.Addr()) &&
+		(f.Src.Port() == 0 || f.Src.Port() == t.Src.Port())
+	return trace.Service{Name: f.Dst.String(), By: trace.ByConnection, Value: f.Dst.String()}, same
+}
+
+func (s *Selector) narrowed(t trace.Tuple) bool {
+	port := t.Dst.Port()
+	if t.Direction == trace.In {
+		port = t.Src.Port()
+	}
+	in := func(r PortRange) bool { return r.Contains(port) }
+	switch {
+	case len(s.Ports) > 0 && !slices.ContainsFunc(s.Ports, in),
+		len(s.Protos) > 0 && !slices.Contains(s.Protos, t.Proto),
+		len(s.Interfaces) > 0 && !slices.Contains(s.Interfaces, t.Interface),
+		len(s.Directions) > 0 && !slices.Contains(s.Directions, t.Direction),
+		s.IPv4Only && !t.Dst.Addr().Is4(),
+		s.IPv6Only && t.Dst.Addr().Is4():
+		return false
+	}
+	return true
+}
+
+// Prefixes returns the sorted prefixes of all rules, for a capture filter.
+func (s *Selector) Prefixes() []netip.Prefix {
+	var all []netip.Prefix
+	if s.Flow != nil {
+		all = append(all, netip.PrefixFrom(s.Flow.Dst.Addr(), s.Flow.Dst.Addr().BitLen()))
+	}
+	for _, r := range s.Rules {
+		all = append(all, r.Prefix)
+	}
+	slices.SortFunc(all, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+	return slices.Compact(all)
+}

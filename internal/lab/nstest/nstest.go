@@ -51,6 +51,9 @@ func unshare() (*os.File, error) {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return nil, fmt.Errorf("unshare: %w", err)
 	}
+	// Without it IPv6 addresses cannot be used for a second. A kernel without IPv6
+	// has no such file.
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0)
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return nil, err
@@ -177,8 +180,6 @@ func (e End) configure() error {
 		if err != nil {
 			return err
 		}
-		// Without it an IPv6 address cannot be used for a second.
-		addr.Flags = unix.IFA_F_NODAD
 		if err := netlink.AddrAdd(link, addr); err != nil {
 			return fmt.Errorf("%s: %w", s, err)
 		}

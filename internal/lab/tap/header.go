@@ -33,6 +33,7 @@ type Header struct {
 	Seq, Ack     uint32 // TCP
 	Flags        uint8  // TCP
 	TSval        uint32 // TCP timestamp option, 0 without
+	Whole        bool   // TCP and UDP: the transport header is not cut
 	Transport    []byte // from the transport header on, maybe cut short
 }
 
@@ -112,6 +113,7 @@ func (h *Header) parseTransport() bool {
 	h.Sport, h.Dport = binary.BigEndian.Uint16(t), binary.BigEndian.Uint16(t[2:])
 	if h.Proto == UDP {
 		h.Payload -= 8
+		h.Whole = true
 		return h.Payload >= 0
 	}
 	h.Seq = binary.BigEndian.Uint32(t[4:])
@@ -125,6 +127,7 @@ func (h *Header) parseTransport() bool {
 	if size < 20 || h.Payload < 0 {
 		return false
 	}
+	h.Whole = len(t) >= size
 	h.TSval = timestamp(t[20:min(size, len(t))])
 	return true
 }

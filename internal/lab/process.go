@@ -78,7 +78,7 @@ func startNode(l *Lab, name string) (*Node, error) {
 		Cloneflags: syscall.CLONE_NEWNET,
 		Pdeathsig:  syscall.SIGTERM,
 		// A terminal's ^C is for the controller, which then closes the lab.
-		Setpgid: true,
+		Setsid: true,
 	}
 	if err := l.forker.start(cmd); err != nil {
 		ours.Close()

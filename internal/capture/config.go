@@ -1,0 +1,28 @@
+package capture
+
+import (
+	"errors"
+	"net/netip"
+)
+
+// ErrNoInterface is matched by errors about interfaces that do not exist.
+var ErrNoInterface = errors.New("no such interface")
+
+// Config says what a Ring captures. The zero value is every TCP header and ICMP
+// error at every interface.
+type Config struct {
+	// Interfaces limits capture to these, by name; empty is all, also those that
+	// appear later. It is fixed when the ring is opened.
+	Interfaces []string
+	// Ports and Prefixes narrow TCP and UDP: a packet passes if its source or
+	// destination lies in one of each. ICMP errors always pass.
+	Ports    []PortRange
+	Prefixes []netip.Prefix
+	// UDP admits UDP packets as well.
+	UDP bool
+	// RingBytes is the memory shared with the kernel; 0 is 4 MiB.
+	RingBytes int
+}
+
+// PortRange is a range of ports, both ends included.
+type PortRange struct{ First, Last uint16 }

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -128,6 +129,7 @@ func exitLike(status syscall.WaitStatus) {
 	}
 	signal.Reset()
 	_ = syscall.Kill(os.Getpid(), status.Signal())
+	time.Sleep(100 * time.Millisecond) // another thread may be the one to die of it
 	// The shell's convention, for a signal that this process does not die of.
 	os.Exit(128 + int(status.Signal()))
 }

@@ -8,6 +8,8 @@ import (
 
 	"servicetraceroute/internal/lab/link"
 	"servicetraceroute/internal/lab/node"
+	"servicetraceroute/internal/lab/observe"
+	"servicetraceroute/internal/lab/observe"
 	"servicetraceroute/internal/lab/peer"
 )
 
@@ -26,7 +28,9 @@ func roles() node.Roles {
 		"lab/conntrack-stats": node.Role(conntrackStats),
 	}
 	maps.Copy(all, link.Roles())
+	maps.Copy(all, observe.Roles())
 	maps.Copy(all, peer.Roles())
+	maps.Copy(all, observe.Roles())
 	for _, more := range extraRoles {
 		maps.Copy(all, more())
 	}

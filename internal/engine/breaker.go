@@ -57,12 +57,8 @@ func (e *Engine) harmed(now time.Time, r *run, what harm) {
 	if r.lastReachAt.IsZero() {
 		return
 	}
-	_, least, ok := r.flow.TCP.RTT()
-	if !ok {
-		least = 0
-	}
 	since := now.Sub(r.lastReachAt)
-	if since < least*4/5 || since > 2*r.rtt()+50*time.Millisecond {
+	if since < soonestAnswer(r.flow) || since > 2*r.rtt()+50*time.Millisecond {
 		return
 	}
 	switch what {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"servicetraceroute/internal/capture"
+	"servicetraceroute/internal/flow"
 	"servicetraceroute/internal/probe"
 	"servicetraceroute/internal/wire"
 	"servicetraceroute/trace"
@@ -106,7 +107,7 @@ func (e *Engine) answer(s *probe.Sent, r probe.Reply) {
 	kind, _ := replyKind(r.Kind)
 	e.stats.Replies.Matched++
 	if s.Bucket != nil {
-		e.buckets.Answer(r.At, s.Place, r.From, s.Bucket)
+		e.buckets.Answer(r.At, s.At, s.Place, r.From, s.Bucket)
 	}
 	if s.Timeout {
 		e.stats.Replies.Late++
@@ -162,11 +163,8 @@ func (e *Engine) unreachable(t *run, s *probe.Sent, r probe.Reply) {
 // have caused it and nothing else has.
 func (e *Engine) destinationReply(p *capture.Packet, r *run) {
 	rtt := r.rtt()
-	_, least, known := r.flow.TCP.RTT()
-	if !known {
-		least = 0
-	}
-	soonest := func(sent time.Time) bool { return p.Time.Sub(sent) >= least*4/5 }
+	floor := soonestAnswer(r.flow)
+	soonest := func(sent time.Time) bool { return p.Time.Sub(sent) >= floor }
 	if r.noiseAt.After(p.Time.Add(-rtt*3/2 - 10*time.Millisecond)) {
 		r.reach.Void()
 		return
@@ -192,6 +190,17 @@ func (e *Engine) destinationReply(p *capture.Packet, r *run) {
 	default:
 		e.harmed(p.Time, r, harmDupAck)
 	}
+}
+
+// soonestAnswer is the least time after which an answer to a probe can come: 0.8
+// of the least round trip. What the two stacks need to make and take in a segment
+// varies by some hundred microseconds, which is all there is on a short path.
+func soonestAnswer(f *flow.Flow) time.Duration {
+	_, least, ok := f.TCP.RTT()
+	if !ok {
+		return 0
+	}
+	return max(min(least*4/5, least-500*time.Microsecond), 0)
 }
 
 // checkReached reports whether a probe is outstanding whose TTL expired on the

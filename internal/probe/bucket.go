@@ -15,7 +15,8 @@ const (
 	bucketBurst   = 6           // Linux lets so many errors through at once
 	bucketRate    = 1.0         // and then one a second
 	rateWindow    = time.Second // over which answers are judged
-	judgeAtLeast  = 4           // probes due in a window before it is judged
+	judgeAfter    = 500 * time.Millisecond
+	judgeAtLeast  = 4 // probes due, sent or held back, in a window that is judged
 	goodShare     = 0.90
 	badShare      = 0.70
 	forbidFor     = 60 * time.Second
@@ -46,13 +47,19 @@ type Bucket struct {
 	waiting  waiting
 	order    uint64
 
-	windowStart   time.Time
-	due, answered int
-	judged        time.Time
+	now, before window // the present second and the one before
 
 	lastAnswer, lastMiss time.Time
 	used                 time.Time
 	addrs                map[netip.Addr]struct{} // of a place's bucket
+}
+
+// window counts what became of the probes of one second.
+type window struct {
+	start          time.Time
+	sent, answered int
+	due            int // sent or held back
+	judged         bool
 }
 
 // Waiter is something that wants to send when the bucket lets it.
@@ -88,7 +95,7 @@ func (w *waiting) Pop() any {
 func newBucket(now time.Time, ceiling float64) *Bucket {
 	return &Bucket{
 		tokens: bucketBurst, rate: min(bucketRate, ceiling), filled: now, ceiling: ceiling,
-		windowStart: now, used: now,
+		now: window{start: now}, before: window{judged: true}, used: now,
 	}
 }
 
@@ -138,6 +145,7 @@ func (b *Bucket) fill(now time.Time) {
 		b.tokens = min(bucketDepth(b.rate), b.tokens+d.Seconds()*b.rate)
 	}
 	b.filled = now
+	b.roll(now)
 }
 
 // bucketDepth lets a fast responder be asked in small bursts, a slow one in the
@@ -147,15 +155,19 @@ func bucketDepth(rate float64) float64 { return max(bucketBurst, rate/10) }
 func (b *Bucket) take(now time.Time) {
 	b.tokens--
 	b.used = now
-	b.roll(now)
-	b.due++
+	b.now.sent++
 }
 
-// Answered tells that a probe charged to this bucket was answered.
-func (b *Bucket) Answered(now time.Time) {
-	b.answered++
-	b.lastAnswer = now
-	b.used = now
+// Answered tells that a probe charged to this bucket, which left at sent, was
+// answered.
+func (b *Bucket) Answered(now, sent time.Time) {
+	b.lastAnswer, b.used = now, now
+	switch {
+	case !sent.Before(b.now.start):
+		b.now.answered++
+	case !sent.Before(b.before.start):
+		b.before.answered++
+	}
 }
 
 // Missed tells that a probe charged to this bucket got no answer in time.
@@ -181,24 +193,37 @@ func (b *Bucket) debit(now time.Time) {
 	b.used = now
 }
 
-// roll ends the window if it is over and judges it: answers of a window are
-// complete one round trip after it, so the judgement uses the next roll.
+// roll ends the present second when it is over, and judges the one before when
+// its answers have had time to come.
 func (b *Bucket) roll(now time.Time) {
-	if now.Sub(b.windowStart) < rateWindow {
+	if now.Sub(b.now.start) >= rateWindow {
+		b.now.due = b.now.sent + len(b.waiting)
+		b.judge(now, &b.before)
+		b.before, b.now = b.now, window{start: now}
+		if b.before.answered == b.before.sent {
+			b.judge(now, &b.before) // nothing more will come
+		}
+	}
+	if now.Sub(b.before.start) >= rateWindow+judgeAfter {
+		b.judge(now, &b.before)
+	}
+}
+
+// judge changes the rate by what became of one second's probes.
+func (b *Bucket) judge(now time.Time, w *window) {
+	if w.judged {
 		return
 	}
-	if b.due >= judgeAtLeast {
-		switch share := float64(b.answered) / float64(b.due); {
-		case share >= goodShare:
-			b.raise(now)
-		case share < badShare:
-			b.lower(now)
-		}
-		b.due, b.answered = 0, 0
-	} else if now.Sub(b.windowStart) > 10*rateWindow {
-		b.due, b.answered = 0, 0
+	w.judged = true
+	if w.due < judgeAtLeast || w.sent == 0 {
+		return
 	}
-	b.windowStart = now
+	switch share := float64(w.answered) / float64(w.sent); {
+	case share >= goodShare:
+		b.raise(now)
+	case share < badShare:
+		b.lower(now)
+	}
 }
 
 func (b *Bucket) raise(now time.Time) {
@@ -262,8 +287,8 @@ func (s *Buckets) at(now time.Time, a netip.Addr) *Bucket {
 
 // Answer tells that a responder answered a probe for a place that was charged to
 // bucket b.
-func (s *Buckets) Answer(now time.Time, place Place, from netip.Addr, b *Bucket) {
-	b.Answered(now)
+func (s *Buckets) Answer(now, sent time.Time, place Place, from netip.Addr, b *Bucket) {
+	b.Answered(now, sent)
 	if p := s.places[place]; p != nil && len(p.addrs) < maxTTLAddress {
 		p.addrs[from] = struct{}{}
 	}

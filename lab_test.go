@@ -1,0 +1,262 @@
+package servicetraceroute_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"servicetraceroute"
+	"servicetraceroute/internal/lab"
+	"servicetraceroute/internal/lab/labtest"
+	"servicetraceroute/internal/lab/observe"
+	"servicetraceroute/internal/lab/peer"
+	"servicetraceroute/internal/scenario"
+	"servicetraceroute/trace"
+)
+
+func TestMain(m *testing.M) { labtest.Main(m) }
+
+// full reports whether the big runs of "make check-full" are wanted.
+func full() bool { return os.Getenv("SERVICE_TRACEROUTE_FULL") != "" }
+
+// field is a lab with an observer at every node and a tracer at its client.
+type field struct {
+	t      testing.TB
+	lab    *lab.Lab
+	tracer *servicetraceroute.Tracer
+	server peer.Server
+	nat    bool
+}
+
+// newField starts the network, with nodes "client" and "server".
+func newField(t testing.TB, n scenario.Network, cfg servicetraceroute.Config) *field {
+	t.Helper()
+	f := &field{t: t, lab: labtest.Start(t, n)}
+	for _, node := range n.Nodes {
+		f.nat = f.nat || node.NAT != nil
+		if err := observe.Start(t.Context(), f.lab.Node(node.Name), observe.Config{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	if f.server, err = peer.ServeTCP(t.Context(), f.lab.Node("server"), peer.TCPConfig{Port: 443}); err != nil {
+		t.Fatal(err)
+	}
+	f.tracer = f.open(cfg)
+	return f
+}
+
+// open starts a tracer in the client's namespace.
+func (f *field) open(cfg servicetraceroute.Config) *servicetraceroute.Tracer {
+	f.t.Helper()
+	var tracer *servicetraceroute.Tracer
+	err := f.lab.Node("client").Do(func() (err error) {
+		tracer, err = servicetraceroute.New(cfg)
+		return err
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() {
+		if err := tracer.Close(); err != nil {
+			f.t.Errorf("close: %v", err)
+		}
+	})
+	return tracer
+}
+
+// found is what a watch yielded.
+type found struct {
+	traces []*trace.Trace
+	flows  []*trace.Flow
+	stats  *trace.Stats
+}
+
+// watch traces flows to the server until stop is called, which returns what was
+// found.
+func (f *field) watch(sel servicetraceroute.Selection) (stop func() found) {
+	f.t.Helper()
+	if len(sel.Hosts) == 0 {
+		server := f.lab.Node("server")
+		sel.Hosts = []string{server.Addr(false).String(), server.Addr(true).String()}
+	}
+	ctx, cancel := context.WithCancel(f.t.Context())
+	var all found
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ev, err := range f.tracer.Watch(ctx, sel) {
+			if err != nil {
+				f.t.Errorf("watch: %v", err)
+				return
+			}
+			switch ev := ev.(type) {
+			case *trace.Trace:
+				all.traces = append(all.traces, ev)
+			case *trace.Flow:
+				all.flows = append(all.flows, ev)
+			case *trace.Stats:
+				all.stats = ev
+			}
+		}
+	}()
+	return func() found {
+		cancel()
+		<-done
+		return all
+	}
+}
+
+// run opens flows from the client to the server.
+func (f *field) run(w scenario.Workload, flows int, stagger time.Duration) []peer.Flow {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.t.Context(), 10*time.Minute)
+	defer cancel()
+	out, err := peer.Run(ctx, f.lab.Node("client"), peer.RunConfig{
+		Workload: w, Server: netip.AddrPortFrom(f.lab.Node("server").Addr(w.IPv6), f.server.Addr.Port()),
+		Flows: flows, Stagger: stagger,
+	})
+	if err != nil {
+		f.t.Errorf("run: %v", err)
+	}
+	for _, fl := range out {
+		if !fl.Intact {
+			f.t.Errorf("flow %v: its bytes did not arrive as sent: %s", fl.Local, fl.Error)
+		}
+	}
+	return out
+}
+
+// truth joins what the observers saw.
+func (f *field) truth() *observe.Truth {
+	f.t.Helper()
+	logs := map[string]observe.Log{}
+	for _, n := range f.lab.Layout().Network.Nodes {
+		log, err := observe.Fetch(f.t.Context(), f.lab.Node(n.Name), false)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		logs[n.Name] = log
+	}
+	truth := observe.NewTruth(logs, f.nat)
+	if d := truth.Dropped(); d != (observe.Dropped{}) {
+		f.t.Fatalf("the observers missed something: %+v", d)
+	}
+	return truth
+}
+
+func observed(k trace.FlowKey) observe.Flow {
+	return observe.Flow{Proto: 6, Src: k.Src, Dst: k.Dst}
+}
+
+// verdict counts how traces compare with the truth.
+type verdict struct {
+	traces, complete, mixed, hops, false_, wrongDistance, deferred int
+	byStop                                                         map[trace.Stop]int
+}
+
+func (v verdict) String() string {
+	return fmt.Sprintf("%d traces, %d complete, %d mixed; %d hops shown, %d false; %d wrong distances; %d probes deferred; stops %v",
+		v.traces, v.complete, v.mixed, v.hops, v.false_, v.wrongDistance, v.deferred, v.byStop)
+}
+
+// judge holds every shown hop and distance against the truth, and reports each
+// lie as an error.
+func (f *field) judge(truth *observe.Truth, traces []*trace.Trace) verdict {
+	f.t.Helper()
+	v := verdict{byStop: map[trace.Stop]int{}}
+	for _, tr := range traces {
+		v.traces++
+		v.byStop[tr.Stop]++
+		if tr.Complete {
+			v.complete++
+		}
+		if tr.Mixed {
+			v.mixed++
+		}
+		hops := truth.Hops(observed(tr.Flow.FlowKey), 255)
+		for _, h := range tr.Hops {
+			v.deferred += h.Deferred
+			for _, r := range h.Replies {
+				if r.Kind != trace.TimeExceeded {
+					continue
+				}
+				v.hops++
+				if !answered(hops[uint8(h.TTL)], r.Addr) {
+					v.false_++
+					f.t.Errorf("%v: %v never answered a probe of TTL %d; truth %v", tr.Flow, r.Addr, h.TTL, hops[uint8(h.TTL)])
+				}
+			}
+		}
+		f.distance(truth, tr, &v)
+	}
+	return v
+}
+
+func answered(hops []observe.Hop, addr netip.Addr) bool {
+	for _, h := range hops {
+		if h.Addr == addr {
+			return true
+		}
+	}
+	return false
+}
+
+// distance compares a destination's TTL with the number of nodes that forwarded
+// the flow's own packets, and a complete path's routers with those nodes.
+func (f *field) distance(truth *observe.Truth, tr *trace.Trace, v *verdict) {
+	f.t.Helper()
+	if !tr.Reached || tr.Mixed {
+		return
+	}
+	ways := truth.Path(observed(tr.Flow.FlowKey), 40)
+	fits := len(ways) == 0
+	for _, w := range ways {
+		fits = fits || len(w.Nodes)+1 == tr.Destination.TTL
+	}
+	if !fits {
+		v.wrongDistance++
+		f.t.Errorf("%v: destination at TTL %d, its packets went %v\n%v", tr.Flow, tr.Destination.TTL, ways, describe(tr))
+	}
+}
+
+// intact describes a trace for a failing test.
+func describe(tr *trace.Trace) string {
+	s := fmt.Sprintf("%v %v: %v complete=%v mixed=%v dest=%+v impact=%+v in %v", tr.ID, tr.Flow.FlowKey, tr.Stop, tr.Complete,
+		tr.Mixed, tr.Destination, tr.Impact, tr.End.Sub(tr.Start))
+	for _, h := range tr.Hops {
+		s += fmt.Sprintf("\n  %2d sent %d deferred %d limited %v", h.TTL, h.Sent, h.Deferred, h.Limited)
+		for _, r := range h.Replies {
+			s += fmt.Sprintf(" %v(%v,%v)", r.Addr, r.RTT, r.Kind)
+		}
+	}
+	return s
+}
+
+// ladder is a network of stages of three-way ECMP between single routers, then
+// a firewall and the server: TTL 1, then 2 for each stage.
+func ladder(stages int, limit scenario.ICMPLimit) scenario.Network {
+	n := scenario.Network{Name: "ladder", Nodes: []scenario.Node{
+		{Name: "client", Kind: scenario.Host},
+		{Name: "r0", Kind: scenario.Router, ICMP: limit},
+	}, Links: []scenario.Link{{A: "client", B: "r0"}}}
+	for s := range stages {
+		from, to := fmt.Sprintf("r%d", s), fmt.Sprintf("r%d", s+1)
+		next := scenario.Node{Name: to, Kind: scenario.Router, ICMP: limit}
+		if s == stages-1 {
+			next.Firewall = &scenario.Firewall{AllowTCP: []uint16{443}}
+		}
+		n.Nodes = append(n.Nodes, next)
+		for b := range 3 {
+			mid := fmt.Sprintf("m%d%c", s, 'a'+b)
+			n.Nodes = append(n.Nodes, scenario.Node{Name: mid, Kind: scenario.Router, ICMP: limit})
+			n.Links = append(n.Links, scenario.Link{A: from, B: mid}, scenario.Link{A: mid, B: to})
+		}
+	}
+	n.Nodes = append(n.Nodes, scenario.Node{Name: "server", Kind: scenario.Host})
+	n.Links = append(n.Links, scenario.Link{A: fmt.Sprintf("r%d", stages), B: "server"})
+	return n
+}

@@ -9,6 +9,10 @@
 // long as its processes, and these end when the controller closes the lab or is
 // gone, however it went.
 //
+// Nothing moves in a lab by itself but a few IPv6 multicast listener reports in
+// its first second: neighbours are known from the start, and there is no
+// duplicate address detection and no router advertisement.
+//
 // What nodes can be asked to do are roles (internal/lab/node). The ones of this
 // package configure the node; servers, clients and observers are in the
 // subpackages. Descriptions come from internal/scenario, which also works out

@@ -243,6 +243,15 @@ func TestSweepBelievesNobody(t *testing.T) {
 	}
 }
 
+func TestStrayVariable(t *testing.T) {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), "SERVICE_TRACEROUTE_LAB_NODE=r1")
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "not a lab's process") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
 func TestExec(t *testing.T) {
 	l := labtest.Start(t, line(1))
 	argv, env := []string{"/proc/self/exe"}, []string{envProgram + "=interfaces"}

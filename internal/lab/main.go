@@ -45,6 +45,9 @@ func Main() {
 func play() error {
 	// A lab has dozens of these processes, and each allocates little.
 	debug.SetGCPercent(50)
+	if err := inOwnNamespace(); err != nil {
+		return err
+	}
 	if err := syscall.SetNonblock(controlFD, true); err != nil {
 		return err
 	}
@@ -65,4 +68,22 @@ func play() error {
 	end()
 	killNamespace()
 	return err
+}
+
+// inOwnNamespace makes sure that this process shares its network namespace with
+// nobody it was not started for: at its end it kills all others there, which a
+// stray environment variable must not make happen on the host.
+func inOwnNamespace() error {
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		return err
+	}
+	parents, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", os.Getppid()))
+	if err != nil {
+		return err
+	}
+	if own == parents {
+		return fmt.Errorf("%s is set, but this is not a lab's process", envNode)
+	}
+	return nil
 }

@@ -71,7 +71,9 @@ func startNode(l *Lab, name string) (*Node, error) {
 	// The link to our own executable works also when its file was replaced.
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{argv0 + " " + name}
-	cmd.Env = append(os.Environ(), envNode+"="+name, "GOMAXPROCS=2")
+	cmd.Env = append(os.Environ(), envNode+"="+name, "GOMAXPROCS=2",
+		// Of a binary built with -race, which by default waits a second at its end.
+		"GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=0")
 	cmd.ExtraFiles = []*os.File{theirs} // becomes controlFD
 	cmd.Stdout, cmd.Stderr = l.opts.Stderr, l.opts.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{

@@ -9,7 +9,6 @@ import (
 	"servicetraceroute/internal/lab/link"
 	"servicetraceroute/internal/lab/node"
 	"servicetraceroute/internal/lab/observe"
-	"servicetraceroute/internal/lab/observe"
 	"servicetraceroute/internal/lab/peer"
 )
 
@@ -30,7 +29,6 @@ func roles() node.Roles {
 	maps.Copy(all, link.Roles())
 	maps.Copy(all, observe.Roles())
 	maps.Copy(all, peer.Roles())
-	maps.Copy(all, observe.Roles())
 	for _, more := range extraRoles {
 		maps.Copy(all, more())
 	}

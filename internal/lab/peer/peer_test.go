@@ -36,7 +36,7 @@ func TestWorkloads(t *testing.T) {
 		name           string
 		w              scenario.Workload
 		sent, received int64 // exactly, -1: some
-		exchanges      int
+		exchanges      int   // at most
 	}{
 		{"download", scenario.Workload{Traffic: scenario.Download, Bytes: 1<<20 + 7}, 0, 1<<20 + 7, 0},
 		{"download tiny", scenario.Workload{Traffic: scenario.Download, Bytes: 1}, 0, 1, 0},
@@ -44,7 +44,7 @@ func TestWorkloads(t *testing.T) {
 		{"upload", scenario.Workload{Traffic: scenario.Upload, Bytes: 1<<20 + 7}, 1<<20 + 7, 0, 0},
 		{"upload for a time", scenario.Workload{Traffic: scenario.Upload, Duration: 200 * time.Millisecond}, -1, 0, 0},
 		{"slow reader", scenario.Workload{Traffic: scenario.SlowReader, Bytes: 100_000}, 0, 100_000, 0},
-		{"request/response", scenario.Workload{Traffic: scenario.RequestResponse, Bytes: 2000, Every: 20 * time.Millisecond, Duration: 190 * time.Millisecond}, 20_000, 20_000, 10},
+		{"request/response", scenario.Workload{Traffic: scenario.RequestResponse, Bytes: 2000, Every: 20 * time.Millisecond, Duration: 190 * time.Millisecond}, -1, -1, 10},
 		{"one byte", scenario.Workload{Traffic: scenario.OneByte, Bytes: 30, Every: time.Millisecond}, 30, 30, 30},
 		{"idle", scenario.Workload{Traffic: scenario.Idle, Bytes: 100, Duration: 100 * time.Millisecond}, 100, 100, 1},
 	} {
@@ -67,8 +67,11 @@ func TestWorkloads(t *testing.T) {
 				if tt.w.Traffic == scenario.Download && f.SHA256 != StreamHash(5, f.Received) {
 					t.Errorf("hash is not that of the stream")
 				}
-				if f.Latency.Count != tt.exchanges {
-					t.Errorf("%d exchanges, want %d", f.Latency.Count, tt.exchanges)
+				// On a busy machine a paced flow has time for fewer.
+				if n := f.Latency.Count; n > tt.exchanges || (n > 0) != (tt.exchanges > 0) {
+					t.Errorf("%d exchanges, want %d", n, tt.exchanges)
+				} else if size := max(tt.w.Bytes, 1); tt.sent < 0 && n > 0 && (f.Sent != int64(n)*size || f.Received != f.Sent) {
+					t.Errorf("sent %d and received %d in %d exchanges of %d", f.Sent, f.Received, n, size)
 				}
 				if took := f.End.Sub(f.Connected); took < tt.w.Duration-30*time.Millisecond {
 					t.Errorf("took %v, want at least %v", took, tt.w.Duration)

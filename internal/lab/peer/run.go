@@ -39,7 +39,7 @@ type Socket struct {
 	RecvErr       bool   // IP_RECVERR and IPV6_RECVERR
 	MPTCP         bool
 	Nagle         bool   // TCP_NODELAY off
-	ReceiveBuffer int    // SO_RCVBUF before connect; 0: the kernel's, for SlowReader 32 KiB
+	ReceiveBuffer int    // SO_RCVBUF before connect (the kernel doubles it); 0: its default, for SlowReader 32 KiB
 	Congestion    string // TCP_CONGESTION; empty: cubic where there is one
 }
 

@@ -37,8 +37,7 @@ func (s Socket) set(fd int, ipv6 bool) error {
 		return err
 	}
 	if s.ReceiveBuffer > 0 {
-		// The kernel doubles the value for its bookkeeping.
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, s.ReceiveBuffer/2); err != nil {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, s.ReceiveBuffer); err != nil {
 			return fmt.Errorf("SO_RCVBUF: %w", err)
 		}
 	}

@@ -1,0 +1,102 @@
+package trace
+
+import (
+	"encoding/json"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Samples has one record of every type, with every field set.
+func Samples() []Event {
+	at := time.Date(2026, 11, 23, 12, 0, 0, 123456789, time.UTC)
+	a := netip.MustParseAddr
+	tuple := Tuple{
+		FlowKey:   FlowKey{TCP, netip.MustParseAddrPort("10.0.0.1:40510"), netip.MustParseAddrPort("203.0.113.7:443")},
+		Direction: Out, Interface: "eth0",
+		NAT: &FlowKey{TCP, netip.MustParseAddrPort("192.0.2.9:1024"), netip.MustParseAddrPort("203.0.113.7:443")},
+	}
+	service := &Service{Name: "netflix", By: BySNI, Value: "www.netflix.com"}
+	process := &Process{PID: 4242, Name: "curl", Cgroup: "/user.slice"}
+	return []Event{
+		&Trace{
+			ID: "0123456789abcdef", Label: "l", Start: at, End: at.Add(time.Second), Algorithm: Adaptive, Flow: tuple,
+			Service: service, Process: process, Hops: []Hop{
+				{TTL: 1, Sent: 3, Replies: []Reply{{
+					Addr: a("192.0.2.1"), RTT: 310 * time.Microsecond, Kind: TimeExceeded, ReplyTTL: 64, Name: "gw.example",
+					ASN: 64500, MPLS: []Label{{Label: 16001, S: true, TTL: 1}}, Changes: []FindingKind{NATSrc}, Late: true,
+				}}},
+				{TTL: 2, Sent: 3, Deferred: 1, Limited: true, Replies: []Reply{}},
+			},
+			Reached: true, Stop: StopDestination, Destination: &Destination{6, 11800 * time.Microsecond, DestinationByAck},
+			Complete: true, PathID: "0011223344556677", Observed: Observed{RTT: 12100 * time.Microsecond, BytesIn: 1, BytesOut: 2},
+			Impact: Impact{Retransmits: 1, DupAcks: 2, RSTs: 3, Aborted: true},
+		},
+		&Flow{Tuple: tuple, Time: at, Label: "l", Service: service, Process: process, State: FlowRefused, Reason: ReasonMD5},
+		&Finding{at, "l", "0123456789abcdef", tuple, Loop, 2, 3, "v", []string{"e"}, 0.5},
+		&Change{at, "l", tuple, PathRef{"a", "b"}, PathRef{"c", "d"}, 3, []netip.Addr{a("::1")}, []netip.Addr{a("::2")}, "route"},
+		&Compare{
+			Time: at, Label: "l", Flow: tuple, Trace: "0123456789abcdef",
+			Siblings:     []Sibling{{Proto: "udp", SourcePort: 1, Hops: []Hop{{TTL: 1, Replies: []Reply{}}}, Stop: StopMaxTTL}},
+			Alternatives: []Alternative{{TTL: 2, Addrs: []netip.Addr{a("10.0.0.9")}, Confidence: 0.95, InFlow: a("10.0.0.8")}},
+			Blocked:      []Blocked{{"udp", 4}}, Divergent: true, Divergence: 0.4,
+		},
+		&Stats{
+			Time: at, Uptime: time.Minute, Backend: "afpacket", Reason: "r", Packets: PacketStats{1, 2, 3},
+			Flows: FlowStats{4, 5, 6}, Traces: TraceStats{7, 8, map[Stop]uint64{StopDestination: 8}},
+			Probes: ProbeStats{9, 10, 11, 12, 13}, Replies: ReplyStats{14, 15, 16, 17},
+		},
+	}
+}
+
+func TestRecordsRoundTrip(t *testing.T) {
+	for _, ev := range Samples() {
+		b, err := json.Marshal(ev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := Unmarshal(b)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, b)
+		}
+		if !reflect.DeepEqual(back, ev) {
+			t.Errorf("got  %+v\nwant %+v\n%s", back, ev, b)
+		}
+	}
+}
+
+func TestTraceRecordWords(t *testing.T) {
+	b, _ := json.Marshal(Samples()[0])
+	for _, want := range []string{
+		`"schema":"service-traceroute/1","type":"trace","id":"0123456789abcdef","label":"l","start":"2026-11-23T12:00:00.123456789Z"`,
+		`"flow":{"proto":"tcp","src":"10.0.0.1","sport":40510,"dst":"203.0.113.7","dport":443,"direction":"out","interface":"eth0"`,
+		`"replies":[{"addr":"192.0.2.1","rtt_ms":0.31,"kind":"time-exceeded","reply_ttl":64,`,
+		`"replies":[]`, `"destination":{"ttl":6,"rtt_ms":11.8,"by":"ack"}`, `"changes":["nat-src"]`,
+	} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("record lacks %s:\n%s", want, b)
+		}
+	}
+	b, _ = json.Marshal(&Trace{Algorithm: Adaptive, Flow: Tuple{FlowKey: FlowKey{Proto: TCP}}, Stop: StopUnknown, Observed: Observed{RTT: -1}})
+	for _, want := range []string{`"hops":[]`, `"destination":null`, `"rtt_ms":null`, `"path_id":""`} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("empty trace lacks %s:\n%s", want, b)
+		}
+	}
+	if _, err := json.Marshal(&Trace{}); err == nil {
+		t.Error("a trace without an algorithm was written")
+	}
+}
+
+func TestPathID(t *testing.T) {
+	hops := []Hop{
+		{TTL: 1, Replies: []Reply{{Addr: netip.MustParseAddr("10.0.0.9")}, {Addr: netip.MustParseAddr("10.0.0.2")}}},
+		{TTL: 3, Replies: []Reply{{Addr: netip.MustParseAddr("10.0.0.3")}}},
+	}
+	// printf '1=10.0.0.2,2=*,3=10.0.0.3' | sha256sum
+	if got, want := PathID(hops, 3), "9b8d46a2beeaad42"; got != want {
+		t.Errorf("PathID = %s, want %s", got, want)
+	}
+}

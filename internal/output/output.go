@@ -1,0 +1,75 @@
+// Package output writes records: as text for people, as NDJSON for programs.
+// Bytes that come from outside (names, processes) are escaped wherever a
+// terminal could obey them.
+package output
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"servicetraceroute/trace"
+)
+
+// Writer writes records. It is not safe for concurrent use.
+type Writer interface {
+	Write(ev trace.Event) error
+}
+
+// Options of a Writer.
+type Options struct {
+	// Verbose also shows flow records and statistics as text.
+	Verbose bool
+}
+
+// Formats are the names that New knows.
+var Formats = []string{"text", "json"}
+
+// New returns a writer of the named format.
+func New(format string, w io.Writer, opts Options) (Writer, error) {
+	switch format {
+	case "text":
+		return &Text{w: w, verbose: opts.Verbose}, nil
+	case "json":
+		return &ndjson{json.NewEncoder(w)}, nil
+	}
+	return nil, fmt.Errorf("output: unknown format %q (one of %s)", format, strings.Join(Formats, ", "))
+}
+
+// ndjson writes one JSON object a line.
+type ndjson struct{ enc *json.Encoder }
+
+// Write implements Writer.
+func (n *ndjson) Write(ev trace.Event) error { return n.enc.Encode(ev) }
+
+// Escape makes text from outside safe to show: control characters, invalid UTF-8
+// and characters that change the direction of writing are written as escapes.
+func Escape(text string) string {
+	safe := func(r rune) bool { return unicode.IsPrint(r) && r != utf8.RuneError && !unicode.Is(unicode.Bidi_Control, r) }
+	clean := true
+	for _, r := range text {
+		clean = clean && safe(r)
+	}
+	if clean {
+		return text
+	}
+	var b strings.Builder
+	for i, r := range text {
+		if safe(r) {
+			b.WriteRune(r)
+			continue
+		}
+		_, size := utf8.DecodeRuneInString(text[i:])
+		if r == utf8.RuneError && size == 1 {
+			fmt.Fprintf(&b, `\x%02x`, text[i])
+			continue
+		}
+		quoted := strconv.QuoteRuneToASCII(r)
+		b.WriteString(quoted[1 : len(quoted)-1])
+	}
+	return b.String()
+}

@@ -49,7 +49,9 @@ func (n *ndjson) Write(ev trace.Event) error { return n.enc.Encode(ev) }
 // Escape makes text from outside safe to show: control characters, invalid UTF-8
 // and characters that change the direction of writing are written as escapes.
 func Escape(text string) string {
-	safe := func(r rune) bool { return unicode.IsPrint(r) && r != utf8.RuneError && !unicode.Is(unicode.Bidi_Control, r) }
+	safe := func(r rune) bool {
+		return unicode.IsPrint(r) && r != utf8.RuneError && !unicode.Is(unicode.Bidi_Control, r)
+	}
 	clean := true
 	for _, r := range text {
 		clean = clean && safe(r)

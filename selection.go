@@ -163,6 +163,19 @@ func (s Selection) watch(ctx context.Context, cfg Config) (*engine.Watch, error)
 	return w, nil
 }
 
+// Check reports what is wrong with the selection as written, without resolving
+// names.
+func (s Selection) Check() error {
+	nowhere, cancel := context.WithCancel(context.Background())
+	cancel() // the resolver gives up at once: only the form is of interest
+	_, err := s.watch(nowhere, Config{})
+	var dns *net.DNSError
+	if errors.As(err, &dns) || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
 // hostRules reads one selector as the user wrote it.
 func hostRules(ctx context.Context, host string) ([]service.Rule, error) {
 	if a, err := netip.ParseAddr(host); err == nil {

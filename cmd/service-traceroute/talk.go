@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,12 +25,13 @@ func openFailed(err error) error {
 	case errors.Is(err, os.ErrPermission):
 		return failed(err, privilege.Hint(err))
 	}
-	return usage(err, "")
+	return usage(inFlags(err), "see service-traceroute trace --help-all")
 }
 
 // watchFailed says what helps when a selection was refused.
 func watchFailed(err error) error {
 	var dns *net.DNSError
+	err = inFlags(err)
 	switch {
 	case errors.As(err, &dns):
 		return failed(err, "give the address itself, or check the name")
@@ -40,6 +42,32 @@ func watchFailed(err error) error {
 	}
 	return usage(err, "see service-traceroute trace -h")
 }
+
+// inFlags puts the command line's words for the library's.
+func inFlags(err error) error {
+	text := err.Error()
+	for library, flag := range map[string]string{
+		"servicetraceroute: Selection.Hosts: ": "--host: ",
+		"servicetraceroute: Selection.Ports: ": "--port: ",
+		"servicetraceroute: Selection: ":       "",
+		"servicetraceroute: Params.":           "parameter ",
+	} {
+		text = strings.Replace(text, library, flag, 1)
+	}
+	return &worded{text, err}
+}
+
+// worded is an error in other words.
+type worded struct {
+	text string
+	err  error
+}
+
+// Error implements error.
+func (w *worded) Error() string { return w.text }
+
+// Unwrap implements the errors package's convention.
+func (w *worded) Unwrap() error { return w.err }
 
 func interfaceNames() []string {
 	list, err := net.Interfaces()

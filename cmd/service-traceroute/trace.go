@@ -225,6 +225,9 @@ func (f *traceFlags) config(stderr io.Writer) (servicetraceroute.Config, service
 	if f.rate <= 0 || f.hopRate <= 0 {
 		return cfg, sel, usage(errors.New("--rate and --hop-rate must be at least 1"), "")
 	}
+	if err := sel.Check(); err != nil {
+		return cfg, sel, watchFailed(err)
+	}
 	return cfg, sel, nil
 }
 

@@ -188,6 +188,9 @@ func (e *Engine) watchOver(p *capture.Packet, r *run, o *flow.Observation) {
 		// IPv6 hosts pick a new flow label after a timeout, and with it a new path.
 		e.restart(now, r)
 	}
+	if a := r.reach.Open(); a.TTL != 0 && o.Data && now.Sub(a.Sent) < r.rtt()*3/2+10*time.Millisecond {
+		r.crossed = true
+	}
 	if o.Outgoing {
 		if o.Keepalive || o.Retransmit || (o.Data && !r.flow.TCP.SACK) {
 			r.noiseAt = now

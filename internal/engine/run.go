@@ -20,6 +20,7 @@ const (
 	quietWait    = 300 * time.Millisecond
 	defaultRTT   = 200 * time.Millisecond // before the flow showed one
 	idleLook     = 100 * time.Millisecond
+	reachSpread  = 150 * time.Millisecond
 )
 
 // run is one trace in progress.
@@ -54,6 +55,8 @@ type run struct {
 	noisy       bool      // a hit came while the flow was busy
 	retransAt   time.Time
 	lastReachAt time.Time
+	spread      time.Duration // beyond the least interval of reaching probes
+	crossed     bool          // the flow carried data while an attempt was open
 	impact      trace.Impact
 
 	lastSeq uint32 // conntrack takes two equal segments in a row for a retransmission
@@ -187,13 +190,13 @@ func (e *Engine) reaching(now time.Time, r *run) time.Time {
 	if r.dest != nil || r.stopAt != 0 || !e.reachAllowed(r) {
 		return now.Add(idleLook)
 	}
-	interval := max(probe.ReachingInterval, 2*r.rtt())
+	interval := max(probe.ReachingInterval, 2*r.rtt()) + r.spread
 	if a := r.reach.Open(); a.TTL != 0 {
 		end := a.Sent.Add(interval)
 		if now.Before(end) {
 			return end
 		}
-		r.reach.Miss()
+		r.reach.Miss(r.crossed || r.dataOutAt.After(a.Sent.Add(-r.rtt())))
 		r.plan.Lost(a.TTL)
 	}
 	ttl, at, ok := r.reach.Next(interval)
@@ -213,7 +216,9 @@ func (e *Engine) reaching(now time.Time, r *run) time.Time {
 		return now.Add(time.Millisecond)
 	}
 	if e.send(now, r, ttl, nil, probe.Place{}, true) {
-		r.lastReachAt = now
+		// The spread keeps probes from meeting an application's own rhythm each time.
+		r.lastReachAt, r.crossed = now, false
+		r.spread = time.Duration(e.rng.Int64N(int64(reachSpread)))
 		r.reachDue = time.Time{}
 	}
 	return now.Add(interval)

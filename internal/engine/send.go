@@ -117,7 +117,7 @@ func (e *Engine) Failed(now time.Time, p Probe, why Failure) {
 	r.plan.Lost(s.TTL)
 	if s.Reaching {
 		r.reach.Void()
-		r.reach.Miss()
+		r.reach.Miss(true)
 	}
 	for i, o := range r.open {
 		if o == s {

@@ -253,13 +253,11 @@ func NewBuckets(ceiling int) *Buckets {
 	return &Buckets{float64(max(ceiling, 1)), map[Place]*Bucket{}, map[netip.Addr]*Bucket{}}
 }
 
-// For returns the bucket that a probe is charged to: the responder's that is
-// known to the trace (hop, may be invalid), or the only one ever seen at that
-// place, or the place's own.
+// For returns the bucket that a probe is charged to: the responder's when one
+// address alone answers at that place; the place's own while nobody has answered
+// there, and when several addresses do. Those may be interfaces of one router,
+// whose limit does not multiply with its addresses.
 func (s *Buckets) For(now time.Time, place Place, hop netip.Addr) *Bucket {
-	if hop.IsValid() {
-		return s.at(now, hop)
-	}
 	b := s.places[place]
 	if b == nil {
 		b = newBucket(now, s.ceiling)
@@ -267,10 +265,14 @@ func (s *Buckets) For(now time.Time, place Place, hop netip.Addr) *Bucket {
 		s.places[place] = b
 		s.prune(now)
 	}
-	if len(b.addrs) == 1 && len(b.waiting) == 0 {
-		for a := range b.addrs {
-			return s.at(now, a)
-		}
+	if len(b.addrs) > 1 || len(b.waiting) > 0 {
+		return b
+	}
+	for a := range b.addrs {
+		return s.at(now, a)
+	}
+	if hop.IsValid() {
+		return s.at(now, hop)
 	}
 	return b
 }
@@ -289,15 +291,27 @@ func (s *Buckets) at(now time.Time, a netip.Addr) *Bucket {
 // bucket b.
 func (s *Buckets) Answer(now, sent time.Time, place Place, from netip.Addr, b *Bucket) {
 	b.Answered(now, sent)
-	if p := s.places[place]; p != nil && len(p.addrs) < maxTTLAddress {
-		p.addrs[from] = struct{}{}
-	}
-	if own := s.at(now, from); own != b {
+	_, known := s.byAddr[from]
+	own := s.at(now, from)
+	if own != b {
+		if !known {
+			own.tokens = 0 // its burst was spent through b
+		}
 		own.debit(now)
 		own.lastAnswer = now
-		if b.addrs != nil && len(b.addrs) == 1 {
-			own.rate, own.failed, own.failedAt = b.rate, b.failed, b.failedAt
-		}
+	}
+	p := s.places[place]
+	if p == nil || len(p.addrs) >= maxTTLAddress {
+		return
+	}
+	p.addrs[from] = struct{}{}
+	switch {
+	case len(p.addrs) == 1 && b == p:
+		own.rate, own.failed, own.failedAt = p.rate, p.failed, p.failedAt
+	case len(p.addrs) == 2 && b != p:
+		// From here on the place is charged: it begins where its one responder was.
+		p.rate, p.failed, p.failedAt = max(p.rate, b.rate), b.failed, b.failedAt
+		p.tokens = min(p.tokens, b.tokens)
 	}
 }
 

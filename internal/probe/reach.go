@@ -7,9 +7,11 @@ const (
 	// reach its destination: a Linux socket answers one old segment in 500 ms.
 	ReachingInterval = 600 * time.Millisecond
 
-	triesEach     = 2  // misses that show that a TTL does not reach
+	triesEach     = 4  // weight of the misses that show that a TTL does not reach
+	quietMiss     = 2  // an answer would have been recognised
+	busyMiss      = 1  // an answer may have merged with the flow's own acknowledgements
 	scanAhead     = 3  // TTLs beyond the expected distance that are tried
-	attemptsTotal = 14 // in all, before the destination is called unknown
+	attemptsTotal = 16 // in all, before the destination is called unknown
 	voidedTotal   = 14
 )
 
@@ -101,8 +103,9 @@ func (r *Reach) Stamp(ttl int, at time.Time) {
 	}
 }
 
-// Miss ends the open attempt without an answer.
-func (r *Reach) Miss() {
+// Miss ends the open attempt without an answer; busy tells that the flow itself
+// sent or received data around it.
+func (r *Reach) Miss(busy bool) {
 	if r.open.TTL == 0 {
 		return
 	}
@@ -110,7 +113,11 @@ func (r *Reach) Miss() {
 		r.voids++
 		r.total--
 	} else {
-		r.tries[r.open.TTL]++
+		weight := uint8(quietMiss)
+		if busy {
+			weight = busyMiss
+		}
+		r.tries[r.open.TTL] += weight
 	}
 	r.open = Attempt{}
 }

@@ -122,6 +122,13 @@ func (e *Engine) restart(now time.Time, r *run) {
 	e.schedule(r, now)
 }
 
+// place is where a probe of that TTL expires.
+func (r *run) place(ttl int) probe.Place {
+	return probe.Place{
+		IPv6: r.flow.Key.Dst.Addr().Is6(), Interface: r.flow.Egress.Interface, NextHop: r.flow.Egress.NextHop, TTL: ttl,
+	}
+}
+
 // rtt is the round-trip time of the flow, or a guess.
 func (r *run) rtt() time.Duration {
 	if rtt, _, ok := r.flow.TCP.RTT(); ok {
@@ -212,10 +219,20 @@ func (e *Engine) reaching(now time.Time, r *run) time.Time {
 	if at = e.reachGate(now, r); at.After(now) {
 		return at
 	}
+	var bucket *probe.Bucket
+	place := r.place(ttl)
+	if ttl < r.plan.Boundary() {
+		// Most likely a router that has not answered: it is asked in the
+		// algorithm's order first, and within its allowance.
+		bucket = e.buckets.For(now, place, noAddr)
+		if !r.plan.Settled(ttl) || !bucket.Take(now) {
+			return now.Add(idleLook)
+		}
+	}
 	if !e.available(now) {
 		return now.Add(time.Millisecond)
 	}
-	if e.send(now, r, ttl, nil, probe.Place{}, true) {
+	if e.send(now, r, ttl, bucket, place, true) {
 		// The spread keeps probes from meeting an application's own rhythm each time.
 		r.lastReachAt, r.crossed = now, false
 		r.spread = time.Duration(e.rng.Int64N(int64(reachSpread)))

@@ -11,9 +11,7 @@ import (
 // grants it, at once if there is any.
 func (e *Engine) queue(now time.Time, r *run, ttl int) {
 	h := r.hop(ttl)
-	place := probe.Place{
-		IPv6: r.flow.Key.Dst.Addr().Is6(), Interface: r.flow.Egress.Interface, NextHop: r.flow.Egress.NextHop, TTL: ttl,
-	}
+	place := r.place(ttl)
 	var bucket *probe.Bucket
 	if n := len(h.replies); n > 0 {
 		bucket = e.buckets.For(now, place, h.replies[n-1].Addr)

@@ -158,6 +158,17 @@ func (b *Bucket) take(now time.Time) {
 	b.now.sent++
 }
 
+// Take charges a probe that is not queued; false when the allowance is spent or
+// others wait for it.
+func (b *Bucket) Take(now time.Time) bool {
+	b.fill(now)
+	if b.tokens < 1 || len(b.waiting) > 0 {
+		return false
+	}
+	b.take(now)
+	return true
+}
+
 // Answered tells that a probe charged to this bucket, which left at sent, was
 // answered.
 func (b *Bucket) Answered(now, sent time.Time) {

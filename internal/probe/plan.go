@@ -94,6 +94,12 @@ func (p *Plan) Next() (ttl int, at time.Time, ok bool) {
 	return p.nextCheck()
 }
 
+// Settled reports whether the algorithm has asked all it wants of that TTL.
+func (p *Plan) Settled(ttl int) bool {
+	s := p.slot(ttl)
+	return !s.queued && p.settled(s)
+}
+
 // Attempt is how many probes of that TTL were sent so far.
 func (p *Plan) Attempt(ttl int) int { return p.slot(ttl).sent }
 

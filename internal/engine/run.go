@@ -40,7 +40,6 @@ type run struct {
 	open        []*probe.Sent
 	waiters     []*probe.Waiter
 	dest        *trace.Destination
-	destICMP    bool
 	stopAt      trace.Stop // border or unreachable, once the TTLs below are known
 	mixed       bool
 	restarts    int
@@ -67,12 +66,11 @@ type run struct {
 
 // hop collects what one TTL answered.
 type hop struct {
-	sent     int
-	limited  bool
-	replies  []trace.Reply
-	sentAt   []time.Time // of the probe that each reply answers
-	held     int         // probes that wait for the allowance now
-	kindStop trace.Stop
+	sent    int
+	limited bool
+	replies []trace.Reply
+	sentAt  []time.Time // of the probe that each reply answers
+	held    int         // probes that wait for the allowance now
 }
 
 func (r *run) hop(ttl int) *hop {

@@ -22,8 +22,8 @@ import (
 // that was meant to include the labs then cannot pass without them.
 const EnvNoSkip = "SERVICE_TRACEROUTE_NO_SKIP"
 
-// unable is why this process cannot open labs, nil when it can.
-var unable = errors.New("labtest.Main was not called from TestMain")
+// errUnable is why this process cannot open labs, nil when it can.
+var errUnable = errors.New("labtest.Main was not called from TestMain")
 
 // Main is a TestMain for packages whose tests open labs:
 //
@@ -32,7 +32,7 @@ var unable = errors.New("labtest.Main was not called from TestMain")
 // It gets the privileges for labs, if need be from a user namespace of its own.
 func Main(m *testing.M) {
 	lab.Main()
-	unable = lab.Enter()
+	errUnable = lab.Enter()
 	os.Exit(m.Run())
 }
 
@@ -40,11 +40,11 @@ func Main(m *testing.M) {
 func Require(tb testing.TB) {
 	tb.Helper()
 	switch {
-	case unable == nil:
+	case errUnable == nil:
 	case os.Getenv(EnvNoSkip) == "1":
-		tb.Fatalf("needs a lab: %v", unable)
+		tb.Fatalf("needs a lab: %v", errUnable)
 	default:
-		tb.Skipf("needs a lab: %v", unable)
+		tb.Skipf("needs a lab: %v", errUnable)
 	}
 }
 

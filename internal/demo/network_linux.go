@@ -1,6 +1,3 @@
-// Package demo shows what the tool is for on a small Internet of its own: a real
-// HTTPS download across load balancers and a firewall, the path that Service
-// Traceroute shows for it, and what classic traceroutes would have shown.
 package demo
 
 import (

@@ -117,7 +117,7 @@ type flowJSON struct {
 
 // MarshalJSON writes a flow record.
 func (f *Flow) MarshalJSON() ([]byte, error) {
-	return json.Marshal(flowJSON{wrap("flow", f.Time), f.Label, f.Tuple, f.Service, f.Process, f.State, reason(f.Reason)})
+	return json.Marshal(flowJSON{wrap("flow", f.Time), f.Label, f.Tuple, f.Service, f.Process, f.State, reason(f.Reason, f.State == FlowRefused)})
 }
 
 // UnmarshalJSON reads a flow record.
@@ -134,8 +134,9 @@ func (f *Flow) UnmarshalJSON(b []byte) error {
 	return err
 }
 
-func reason(r Reason) *Reason {
-	if r == 0 {
+// reason is written beside "refused" only.
+func reason(r Reason, refused bool) *Reason {
+	if r == 0 || !refused {
 		return nil
 	}
 	return &r
@@ -174,9 +175,7 @@ func (r *Reply) UnmarshalJSON(b []byte) error {
 // MarshalJSON writes a hop; its replies are never null.
 func (h Hop) MarshalJSON() ([]byte, error) {
 	type plain Hop
-	if h.Replies == nil {
-		h.Replies = []Reply{}
-	}
+	h.Replies = list(h.Replies)
 	return json.Marshal(plain(h))
 }
 
@@ -245,15 +244,17 @@ type traceJSON struct {
 	Impact      Impact       `json:"impact"`
 }
 
-// MarshalJSON writes a trace record; its hops are never null.
+// MarshalJSON writes a trace record; its hops are never null, path_id only names
+// a complete path.
 func (t *Trace) MarshalJSON() ([]byte, error) {
-	hops := t.Hops
-	if hops == nil {
-		hops = []Hop{}
+	id := t.PathID
+	if !t.Complete {
+		id = "" // an incomplete path has no name
 	}
 	return json.Marshal(traceJSON{
 		wrap("trace", time.Time{}), t.ID, t.Label, t.Start.UTC(), t.End.UTC(), t.Algorithm, t.Flow, t.Service, t.Process,
-		hops, t.Reached, t.Stop, reason(t.Reason), t.Destination, t.Complete, t.Mixed, t.PathID, t.Observed, t.Impact,
+		list(t.Hops), t.Reached, t.Stop, reason(t.Reason, t.Stop == StopRefused), t.Destination, t.Complete, t.Mixed, id,
+		t.Observed, t.Impact,
 	})
 }
 

@@ -67,6 +67,21 @@ func (c *Change) UnmarshalJSON(b []byte) error {
 	return err
 }
 
+// MarshalJSON writes a sibling of a compare record; its hops are never null.
+func (s Sibling) MarshalJSON() ([]byte, error) {
+	type plain Sibling
+	s.Hops = list(s.Hops)
+	return json.Marshal(plain(s))
+}
+
+// MarshalJSON writes an alternative of a compare record; its addresses are never
+// null.
+func (a Alternative) MarshalJSON() ([]byte, error) {
+	type plain Alternative
+	a.Addrs = list(a.Addrs)
+	return json.Marshal(plain(a))
+}
+
 type compareJSON struct {
 	envelope
 	Label        string        `json:"label"`

@@ -85,6 +85,19 @@ func TestTraceRecordWords(t *testing.T) {
 			t.Errorf("empty trace lacks %s:\n%s", want, b)
 		}
 	}
+	for name, ev := range map[string]Event{
+		"path_id of an incomplete path": &Trace{Algorithm: Adaptive, Flow: Tuple{FlowKey: FlowKey{Proto: TCP}}, Stop: StopFence, PathID: "ab", Reason: ReasonMD5},
+		"reason of a matched flow":      &Flow{Tuple: Tuple{FlowKey: FlowKey{Proto: TCP}}, State: FlowMatched, Reason: ReasonMD5},
+	} {
+		b, err := json.Marshal(ev)
+		if err != nil || strings.Contains(string(b), `"md5"`) || strings.Contains(string(b), `"ab"`) {
+			t.Errorf("%s was written: %s, %v", name, b, err)
+		}
+	}
+	b, _ = json.Marshal(&Compare{Flow: Tuple{FlowKey: FlowKey{Proto: TCP}}, Siblings: []Sibling{{Stop: StopFence}}, Alternatives: []Alternative{{}}})
+	if strings.Contains(string(b), "null") {
+		t.Errorf("null in a list's place: %s", b)
+	}
 	if _, err := json.Marshal(&Trace{}); err == nil {
 		t.Error("a trace without an algorithm was written")
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -24,6 +25,12 @@ func (t *Text) Write(ev trace.Event) error {
 	switch ev := ev.(type) {
 	case *trace.Trace:
 		t.trace(&b, ev)
+	case *trace.Finding:
+		fmt.Fprintf(&b, "finding: %s\n", finding(ev))
+	case *trace.Change:
+		fmt.Fprintf(&b, "change: %s\n", change(ev))
+	case *trace.Compare:
+		fmt.Fprintf(&b, "compare: %s\n", compare(ev))
 	case *trace.Flow:
 		if t.verbose {
 			fmt.Fprintf(&b, "%s: %s\n", header(ev.Tuple, ev.Service), flowState(ev))
@@ -41,26 +48,34 @@ func (t *Text) Write(ev trace.Event) error {
 	return err
 }
 
+// trace writes a block of lines, or one line for a flow that was refused.
 func (t *Text) trace(b *bytes.Buffer, tr *trace.Trace) {
+	head := header(tr.Flow, tr.Service)
+	if tr.Stop == trace.StopRefused {
+		fmt.Fprintf(b, "%s: not probed: %s\n", head, refusal(tr.Reason))
+		return
+	}
 	if t.written {
 		b.WriteByte('\n')
 	}
-	b.WriteString(header(tr.Flow, tr.Service))
-	b.WriteByte('\n')
+	fmt.Fprintf(b, "%s\n", head)
 	for _, h := range tr.Hops {
 		hopLine(b, tr, h)
+	}
+	if tr.Mixed {
+		b.WriteString("warning: mixed: the path changed meanwhile, the hops above may belong to two paths\n")
 	}
 	fmt.Fprintf(b, "%s\n", closing(tr))
 }
 
-// header is "tcp A:p -> B:q on eth0, chosen by address B".
+// header is "tcp A:p -> B:q on eth0 (out), chosen by address B".
 func header(f trace.Tuple, s *trace.Service) string {
 	line := fmt.Sprintf("%v %v -> %v", f.Proto, f.Src, f.Dst)
 	if f.Interface != "" {
 		line += " on " + Escape(f.Interface)
 	}
-	if f.Direction == trace.In {
-		line += " (accepted)"
+	if f.Direction != 0 {
+		line += fmt.Sprintf(" (%v)", f.Direction)
 	}
 	if s == nil {
 		return line
@@ -83,43 +98,47 @@ func by(b trace.By) string {
 // first answers, and a star for every probe without one.
 func hopLine(b *bytes.Buffer, tr *trace.Trace, h trace.Hop) {
 	fmt.Fprintf(b, "%3d", h.TTL)
-	answered := 0
-	last := ""
+	var order []netip.Addr
+	byAddr := map[netip.Addr][]trace.Reply{}
 	for _, r := range h.Replies {
-		answered++
-		if who := r.Addr.String(); who != last {
-			if r.Name != "" {
-				who = Escape(r.Name) + " (" + who + ")"
-			}
-			b.WriteString("  " + who)
-			last = r.Addr.String()
+		if byAddr[r.Addr] == nil {
+			order = append(order, r.Addr)
 		}
-		b.WriteString("  " + duration(r.RTT) + mark(r))
+		byAddr[r.Addr] = append(byAddr[r.Addr], r)
 	}
+	for _, a := range order {
+		who := a.String()
+		if name := byAddr[a][0].Name; name != "" {
+			who = Escape(name) + " (" + who + ")"
+		}
+		b.WriteString("  " + who)
+		for _, r := range byAddr[a] {
+			b.WriteString("  " + duration(r.RTT) + mark(r))
+		}
+	}
+	// At the destination one acknowledgement may answer several probes (RFC 9293,
+	// 3.8.6.3): there the missing ones are not silence.
 	final := tr.Reached && tr.Destination != nil && tr.Destination.TTL == h.TTL
-	if !final || answered == 0 {
-		stars := max(h.Sent-answered, 0)
-		if answered == 0 {
-			stars = max(stars, 1)
-		}
-		if answered == 0 || tr.Algorithm != trace.Adaptive {
-			b.WriteString(strings.Repeat("  *", min(stars, 8)))
-		}
+	if len(h.Replies) == 0 || !final {
+		b.WriteString(strings.Repeat("  *", min(max(h.Sent-len(h.Replies), 0), maxStars)))
 	}
 	for _, c := range changes(h) {
 		b.WriteString("  [" + c + "]")
 	}
-	switch {
-	case final:
-		b.WriteString("  [destination]")
-	case h.Limited:
+	if h.Limited {
 		b.WriteString("  [rate-limited]")
 	}
 	if h.Deferred > 0 {
 		fmt.Fprintf(b, "  [%d held back]", h.Deferred)
 	}
+	if final {
+		b.WriteString("  [destination]")
+	}
 	b.WriteByte('\n')
 }
+
+// maxStars is as many probes as a hop may have.
+const maxStars = 20
 
 func changes(h trace.Hop) []string {
 	seen := map[trace.FindingKind]bool{}
@@ -162,115 +181,40 @@ func mark(r trace.Reply) string {
 
 // duration in milliseconds, with three decimals as traceroute has it.
 func duration(d time.Duration) string {
+	if d < 0 {
+		return "? ms"
+	}
 	return fmt.Sprintf("%.3f ms", float64(d)/float64(time.Millisecond))
+}
+
+// took is how long a trace took, to the precision that matters to a person.
+func took(d time.Duration) string {
+	if d < time.Second {
+		return fmt.Sprintf("%d ms", max(d, 0).Milliseconds())
+	}
+	return fmt.Sprintf("%.1f s", d.Seconds())
 }
 
 // closing says why the trace stopped and what it did to the flow.
 func closing(tr *trace.Trace) string {
-	if tr.Stop == trace.StopRefused {
-		return "not probed: " + refusal(tr.Reason)
-	}
 	probes := 0
 	for _, h := range tr.Hops {
 		probes += h.Sent
 	}
-	parts := []string{stop(tr) + " in " + tr.End.Sub(tr.Start).Round(time.Millisecond).String()}
+	complete := "not complete"
+	if tr.Complete {
+		complete = "complete"
+	}
+	parts := []string{complete, count(probes, "probe"), impact(tr.Impact)}
 	if tr.Destination != nil && tr.Destination.By == trace.DestinationByPassive {
-		parts = append(parts, "the flow's own round trip is "+duration(tr.Destination.RTT))
+		parts = append(parts, "the flow's own RTT is "+duration(tr.Destination.RTT)+" (not a probe's)")
 	}
-	switch {
-	case tr.Mixed:
-		parts = append(parts, "the path CHANGED meanwhile: hops above may belong to two paths")
-	case tr.Complete:
-		parts = append(parts, "path complete")
-	default:
-		parts = append(parts, "path not complete")
-	}
-	return fmt.Sprintf("%s; %d probes; %s", strings.Join(parts, "; "), probes, impact(tr.Impact))
+	return stop(tr) + " in " + took(tr.End.Sub(tr.Start)) + ": " + strings.Join(parts, ", ")
 }
 
-func impact(i trace.Impact) string {
-	if i == (trace.Impact{}) {
-		return "no impact on the flow (0 retransmits, 0 duplicate ACKs, 0 resets)"
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
 	}
-	text := fmt.Sprintf("near probes the flow showed %d retransmits, %d duplicate ACKs, %d resets", i.Retransmits, i.DupAcks, i.RSTs)
-	if i.Aborted {
-		text += "; no more probes go near this destination for 10 minutes"
-	}
-	return text
-}
-
-func stop(tr *trace.Trace) string {
-	last := 0
-	if n := len(tr.Hops); n > 0 {
-		last = tr.Hops[n-1].TTL
-	}
-	switch tr.Stop {
-	case trace.StopDestination:
-		return fmt.Sprintf("reached the destination at TTL %d", tr.Destination.TTL)
-	case trace.StopUnreachable:
-		return fmt.Sprintf("stopped at TTL %d: unreachable from there", last)
-	case trace.StopBorder:
-		return fmt.Sprintf("stopped at the border at TTL %d", last)
-	case trace.StopMaxTTL:
-		return fmt.Sprintf("stopped at the highest TTL, %d", last)
-	case trace.StopSilentHops:
-		return "stopped: too many silent hops in a row"
-	case trace.StopFence:
-		return "stopped before the destination could see a probe"
-	case trace.StopUnknown:
-		return "the destination's distance could not be told"
-	case trace.StopFlowClosed:
-		return "stopped: the flow closed"
-	case trace.StopFlowIdle:
-		return "stopped: the flow was idle for too long"
-	case trace.StopLostSync:
-		return "stopped: packets were lost to the capture"
-	case trace.StopRateLimited:
-		return "stopped: routers' rate limits held probes back"
-	case trace.StopDeadline:
-		return "stopped: the time is over"
-	case trace.StopCancelled:
-		return "stopped: cancelled"
-	}
-	return "stopped: " + tr.Stop.String()
-}
-
-var refusals = map[trace.Reason]string{
-	trace.ReasonRecvErr:       "its socket would hear our routers' errors (recverr)",
-	trace.ReasonMD5:           "it signs its segments (TCP MD5)",
-	trace.ReasonAO:            "it signs its segments (TCP-AO)",
-	trace.ReasonMPTCP:         "it uses Multipath TCP",
-	trace.ReasonNoInboundTTL:  "nothing came from its peer yet",
-	trace.ReasonNoState:       "its sequence numbers are not known",
-	trace.ReasonRouteMismatch: "a probe would leave by another way than the flow",
-	trace.ReasonLoopback:      "it ends on this host",
-	trace.ReasonExcluded:      "its destination is excluded",
-	trace.ReasonUDPOff:        "UDP probes are off",
-	trace.ReasonProtocol:      "its protocol is not probed",
-	trace.ReasonCapability:    "a capability is missing",
-}
-
-func refusal(r trace.Reason) string {
-	if text := refusals[r]; text != "" {
-		return text
-	}
-	return r.String()
-}
-
-func flowState(f *trace.Flow) string {
-	if f.State == trace.FlowRefused {
-		return "not probed: " + refusal(f.Reason)
-	}
-	return f.State.String()
-}
-
-func stats(b *bytes.Buffer, s *trace.Stats) {
-	fmt.Fprintf(b, "stats: %v up, %s; packets %d seen %d dropped %d malformed; flows %d live %d matched %d evicted; "+
-		"traces %d of %d done; probes %d sent %d deferred %d refused %d EPERM %d ENOBUFS; "+
-		"replies %d matched %d unmatched %d late %d duplicate; %d aborts\n",
-		s.Uptime.Round(time.Millisecond), s.Backend, s.Packets.Seen, s.Packets.Dropped, s.Packets.Malformed,
-		s.Flows.Live, s.Flows.Matched, s.Flows.Evicted, s.Traces.Done, s.Traces.Started,
-		s.Probes.Sent, s.Probes.Deferred, s.Probes.Refused, s.Probes.EPERM, s.Probes.ENOBUFS,
-		s.Replies.Matched, s.Replies.Unmatched, s.Replies.Late, s.Replies.Duplicate, s.Impact.Aborts)
+	return fmt.Sprintf("%d %ss", n, what)
 }

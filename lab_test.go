@@ -34,16 +34,23 @@ type field struct {
 // newField starts the network, with nodes "client" and "server".
 func newField(t testing.TB, n scenario.Network, cfg servicetraceroute.Config) *field {
 	t.Helper()
+	f := newBareField(t, n, cfg)
+	var err error
+	if f.server, err = peer.ServeTCP(t.Context(), f.lab.Node("server"), peer.TCPConfig{Port: 443}); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// newBareField is newField without a server.
+func newBareField(t testing.TB, n scenario.Network, cfg servicetraceroute.Config) *field {
+	t.Helper()
 	f := &field{t: t, lab: labtest.Start(t, n)}
 	for _, node := range n.Nodes {
 		f.nat = f.nat || node.NAT != nil
 		if err := observe.Start(t.Context(), f.lab.Node(node.Name), observe.Config{}); err != nil {
 			t.Fatal(err)
 		}
-	}
-	var err error
-	if f.server, err = peer.ServeTCP(t.Context(), f.lab.Node("server"), peer.TCPConfig{Port: 443}); err != nil {
-		t.Fatal(err)
 	}
 	f.tracer = f.open(cfg)
 	return f

@@ -306,9 +306,10 @@ func (s *Buckets) Answer(now, sent time.Time, place Place, from netip.Addr, b *B
 	own := s.at(now, from)
 	if own != b {
 		if !known {
-			own.tokens = 0 // its burst was spent through b
+			own.tokens = b.tokens // what b has spent of the burst, it has spent
+		} else {
+			own.debit(now)
 		}
-		own.debit(now)
 		own.lastAnswer = now
 	}
 	p := s.places[place]

@@ -1,16 +1,22 @@
 package trace
 
 import (
+	"bytes"
 	"encoding/json"
+	"flag"
 	"net/netip"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
-// Samples has one record of every type, with every field set.
-func Samples() []Event {
+var update = flag.Bool("update", false, "write the golden files")
+
+// samples has one record of every type, with every field set.
+func samples() []Event {
 	at := time.Date(2026, 11, 23, 12, 0, 0, 123456789, time.UTC)
 	a := netip.MustParseAddr
 	tuple := Tuple{
@@ -36,7 +42,7 @@ func Samples() []Event {
 		},
 		&Flow{Tuple: tuple, Time: at, Label: "l", Service: service, Process: process, State: FlowRefused, Reason: ReasonMD5},
 		&Finding{at, "l", "0123456789abcdef", tuple, Loop, 2, 3, "v", []string{"e"}, 0.5},
-		&Change{at, "l", tuple, PathRef{"a", "b"}, PathRef{"c", "d"}, 3, []netip.Addr{a("::1")}, []netip.Addr{a("::2")}, "route"},
+		&Change{at, "l", tuple, PathRef{"0123456789abcdef", "0011223344556677"}, PathRef{"123456789abcdef0", "1122334455667788"}, 3, []netip.Addr{a("::1")}, []netip.Addr{a("::2")}, "route"},
 		&Compare{
 			Time: at, Label: "l", Flow: tuple, Trace: "0123456789abcdef",
 			Siblings:     []Sibling{{Proto: "udp", SourcePort: 1, Hops: []Hop{{TTL: 1, Replies: []Reply{}}}, Stop: StopMaxTTL}},
@@ -52,7 +58,7 @@ func Samples() []Event {
 }
 
 func TestRecordsRoundTrip(t *testing.T) {
-	for _, ev := range Samples() {
+	for _, ev := range samples() {
 		b, err := json.Marshal(ev)
 		if err != nil {
 			t.Fatal(err)
@@ -67,8 +73,120 @@ func TestRecordsRoundTrip(t *testing.T) {
 	}
 }
 
+// The golden file is what consumers parse: a change of it is a change of the
+// interface.
+func TestRecordsGolden(t *testing.T) {
+	var got bytes.Buffer
+	for _, ev := range append(samples(), empty()...) {
+		if err := json.NewEncoder(&got).Encode(ev); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const name = "testdata/records.ndjson"
+	if *update {
+		if err := os.WriteFile(name, got.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got.Bytes(), want) {
+		t.Errorf("records differ from %s (-update writes it):\n%s", name, got.Bytes())
+	}
+}
+
+// empty has one record of every type with as little in it as may be.
+func empty() []Event {
+	at := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	tuple := Tuple{FlowKey: FlowKey{TCP, netip.MustParseAddrPort("[2001:db8::1]:1"), netip.MustParseAddrPort("[2001:db8::2]:2")}}
+	const id = "0123456789abcdef"
+	return []Event{
+		&Trace{
+			ID: id, Start: at, End: at, Algorithm: HopByHop, Flow: tuple, Hops: []Hop{{TTL: 1, Sent: 1}},
+			Stop: StopUnknown, Destination: &Destination{RTT: time.Millisecond, By: DestinationByPassive}, Observed: Observed{RTT: -1},
+		},
+		&Trace{
+			ID: id, Start: at, End: at, Algorithm: Concurrent, Flow: tuple, Stop: StopRefused, Reason: ReasonMPTCP,
+			Observed: Observed{RTT: -1},
+		},
+		&Flow{Tuple: tuple, Time: at, State: FlowMatched},
+		&Finding{Time: at, Trace: id, Flow: tuple, Kind: Loop, TTL: 1},
+		&Change{
+			Time: at, Flow: tuple, Old: PathRef{Trace: id}, New: PathRef{Trace: id}, TTL: 1,
+			From: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, To: []netip.Addr{netip.MustParseAddr("2001:db8::3")}, Cause: "unknown",
+		},
+		&Compare{Time: at, Flow: tuple, Trace: id},
+		&Compare{
+			Time: at, Flow: tuple, Trace: id, Siblings: []Sibling{{Proto: "icmp", Stop: StopDeadline}}, Alternatives: []Alternative{{TTL: 1}},
+		},
+		&Stats{Time: at},
+	}
+}
+
+// Names, labels and processes are bytes from outside: whatever they are, the
+// record stays JSON.
+func TestOutsideBytesStayJSON(t *testing.T) {
+	tr := samples()[0].(*Trace)
+	bad := "a\xffb\x00\x1b[31m\u202e\"</script>"
+	tr.Label, tr.Service.Value, tr.Process.Name, tr.Hops[0].Replies[0].Name = bad, bad, bad, bad
+	b, err := json.Marshal(tr)
+	if err != nil || !json.Valid(b) || !utf8.Valid(b) || bytes.ContainsAny(b, "\x00\x1b\n") {
+		t.Fatalf("%v: %q", err, b)
+	}
+	back, err := Unmarshal(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := back.(*Trace).Process.Name, strings.ToValidUTF8(bad, "\ufffd"); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestUnmarshalRefuses(t *testing.T) {
+	for _, text := range []string{
+		``, `{}`, `[]`, `null`, `{"schema":"service-traceroute/1","type":"route"}`, `{"schema":"service-traceroute/2","type":"stats"}`,
+		`{"schema":"service-traceroute/1","type":"trace","stop":"tired"}`,
+		`{"schema":"service-traceroute/1","type":"flow","flow":{"proto":"tcp","src":"10.0.0.300"}}`,
+	} {
+		if ev, err := Unmarshal([]byte(text)); err == nil {
+			t.Errorf("%s: read as %+v", text, ev)
+		}
+	}
+}
+
+// FuzzUnmarshal holds what can be read to being written and read again alike.
+func FuzzUnmarshal(f *testing.F) {
+	for _, ev := range append(samples(), empty()...) {
+		b, err := json.Marshal(ev)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		ev, err := Unmarshal(b)
+		if err != nil {
+			return
+		}
+		once, err := json.Marshal(ev)
+		if err != nil {
+			return // an enumeration was missing: it reads as zero, which is never written
+		}
+		again, err := Unmarshal(once)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, once)
+		}
+		twice, err := json.Marshal(again)
+		if err != nil || !bytes.Equal(once, twice) {
+			t.Fatalf("%v\n%s\n%s", err, once, twice)
+		}
+	})
+}
+
 func TestTraceRecordWords(t *testing.T) {
-	b, _ := json.Marshal(Samples()[0])
+	b, _ := json.Marshal(samples()[0])
 	for _, want := range []string{
 		`"schema":"service-traceroute/1","type":"trace","id":"0123456789abcdef","label":"l","start":"2026-11-23T12:00:00.123456789Z"`,
 		`"flow":{"proto":"tcp","src":"10.0.0.1","sport":40510,"dst":"203.0.113.7","dport":443,"direction":"out","interface":"eth0"`,

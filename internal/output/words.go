@@ -104,11 +104,12 @@ func change(c *trace.Change) string {
 }
 
 func compare(c *trace.Compare) string {
-	text := fmt.Sprintf("%v -> %v beside %s: ", c.Flow.Src, c.Flow.Dst, count(len(c.Siblings), "sibling"))
-	if c.Divergent {
-		text += fmt.Sprintf("%.0f %% of them took another way", 100*c.Divergence)
-	} else {
-		text += "all took the flow's way"
+	text := fmt.Sprintf("%v -> %v beside %s", c.Flow.Src, c.Flow.Dst, count(len(c.Siblings), "sibling"))
+	switch {
+	case c.Divergent:
+		text += fmt.Sprintf(": %.0f %% of them took another way", 100*c.Divergence)
+	case len(c.Siblings) > 0:
+		text += ": all took the flow's way"
 	}
 	for _, b := range c.Blocked {
 		text += fmt.Sprintf("; %s is blocked after TTL %d", Escape(b.Proto), b.AfterTTL)

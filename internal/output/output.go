@@ -24,6 +24,8 @@ type Writer interface {
 type Options struct {
 	// Verbose also shows flow records and statistics as text.
 	Verbose bool
+	// Style sets headers in bold and silence in dim type: for terminals.
+	Style bool
 }
 
 // Formats are the names that New knows.
@@ -33,7 +35,7 @@ var Formats = []string{"text", "json"}
 func New(format string, w io.Writer, opts Options) (Writer, error) {
 	switch format {
 	case "text":
-		return &Text{w: w, verbose: opts.Verbose}, nil
+		return &Text{w: w, verbose: opts.Verbose, style: opts.Style}, nil
 	case "json":
 		return &ndjson{json.NewEncoder(w)}, nil
 	}

@@ -16,7 +16,23 @@ import (
 type Text struct {
 	w       io.Writer
 	verbose bool
+	style   bool
 	written bool
+}
+
+// The two SGR sequences (ECMA-48, 8.3.117) in use, beside the one that ends both.
+const (
+	bold  = "\x1b[1m"
+	dim   = "\x1b[2m"
+	plain = "\x1b[0m"
+)
+
+// set returns text in a style, where styles are wanted.
+func (t *Text) set(style, text string) string {
+	if !t.style {
+		return text
+	}
+	return style + text + plain
 }
 
 // Write implements Writer.
@@ -58,12 +74,16 @@ func (t *Text) trace(b *bytes.Buffer, tr *trace.Trace) {
 	if t.written {
 		b.WriteByte('\n')
 	}
-	fmt.Fprintf(b, "%s\n", head)
+	fmt.Fprintf(b, "%s\n", t.set(bold, head))
 	for _, h := range tr.Hops {
-		hopLine(b, tr, h)
+		line := hopLine(tr, h)
+		if len(h.Replies) == 0 {
+			line = t.set(dim, line)
+		}
+		b.WriteString(line + "\n")
 	}
 	if tr.Mixed {
-		b.WriteString("warning: mixed: the path changed meanwhile, the hops above may belong to two paths\n")
+		fmt.Fprintf(b, "%s the path changed meanwhile, the hops above may belong to two paths\n", t.set(bold, "warning: mixed:"))
 	}
 	fmt.Fprintf(b, "%s\n", closing(tr))
 }
@@ -94,10 +114,11 @@ func by(b trace.By) string {
 	return b.String()
 }
 
-// hopLine writes the replies of one TTL, grouped by address in the order of their
+// hopLine shows the replies of one TTL, grouped by address in the order of their
 // first answers, and a star for every probe without one.
-func hopLine(b *bytes.Buffer, tr *trace.Trace, h trace.Hop) {
-	fmt.Fprintf(b, "%3d", h.TTL)
+func hopLine(tr *trace.Trace, h trace.Hop) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%3d", h.TTL)
 	var order []netip.Addr
 	byAddr := map[netip.Addr][]trace.Reply{}
 	for _, r := range h.Replies {
@@ -129,12 +150,12 @@ func hopLine(b *bytes.Buffer, tr *trace.Trace, h trace.Hop) {
 		b.WriteString("  [rate-limited]")
 	}
 	if h.Deferred > 0 {
-		fmt.Fprintf(b, "  [%d held back]", h.Deferred)
+		fmt.Fprintf(&b, "  [%d held back]", h.Deferred)
 	}
 	if final {
 		b.WriteString("  [destination]")
 	}
-	b.WriteByte('\n')
+	return b.String()
 }
 
 // maxStars is as many probes as a hop may have.

@@ -11,13 +11,12 @@ import (
 // offsets, to be compared without wrapping: the SYN is byte 0, the first of the
 // application byte 1, the FIN follows the last.
 type conn struct {
-	stack   *stack
-	tuple   Tuple // of what leaves
-	state   connState
-	passive bool
-	app     app
-	err     error
-	count   Counters
+	stack *stack
+	tuple Tuple // of what leaves
+	state connState
+	app   app
+	err   error
+	count Counters
 
 	// Agreed on in the handshake.
 	mss                int // payload of a full segment

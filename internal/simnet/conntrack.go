@@ -192,7 +192,11 @@ func (c *conntrack) segment(p *packet) tracked {
 		}
 		return tracked{entry: e, state: fresh}
 	}
-	switch e.tcp.window(p, dir, c.node.opts.OldConntrack) {
+	var shift uint32 // of what an answer acknowledges
+	if dir == replying {
+		shift = e.shift
+	}
+	switch e.tcp.window(p, dir, shift, c.node.opts.OldConntrack) {
 	case windowInvalid:
 		return tracked{state: invalid}
 	case windowIgnore:

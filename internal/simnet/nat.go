@@ -32,13 +32,13 @@ func (e *entry) nat() bool { return e.orig.Src != e.reply.Dst }
 
 // translated reports whether the packet goes on to another node although its
 // destination is this one.
-func (s tracked) translated(*packet) bool {
+func (s tracked) translated() bool {
 	return s.entry != nil && s.entry.nat() && s.dir == replying
 }
 
 // toInside gives an answer back its true destination.
 func (s tracked) toInside(p *packet) {
-	if !s.translated(p) {
+	if !s.translated() {
 		return
 	}
 	inside := s.entry.orig.Src

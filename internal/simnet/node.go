@@ -179,7 +179,7 @@ func (nd *node) receive(p *packet, in *iface) {
 		seen = nd.track.classify(p)
 	}
 	switch {
-	case nd.own[p.ip.Dst] && !seen.translated(p):
+	case nd.own[p.ip.Dst] && !seen.translated():
 		nd.net.truth.arrived(p)
 		nd.local(p, in)
 		nd.net.release(p)

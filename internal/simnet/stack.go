@@ -66,7 +66,6 @@ func (s *stack) input(p *packet) {
 // open makes the server's end of a connection from a SYN, or what came with it.
 func (s *stack) open(l *listener, p *packet, iss uint32, o *wire.TCPOptions) *conn {
 	c := s.newConn(p.tuple.Reverse(), iss)
-	c.passive = true
 	c.agree(o)
 	c.app = l.accept(c)
 	return c

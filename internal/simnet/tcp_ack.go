@@ -76,10 +76,10 @@ func (c *conn) advance(ack int64) {
 		// NewReno (RFC 6582): the next segment is missing too. Without SACK that
 		// is a guess, and false duplicate acknowledgements make it a wrong one.
 		c.rex = ack
-		c.dupACKs = max(0, c.dupACKs-int(newly)/c.mss)
-	case c.mode == normal:
-		c.dupACKs = 0
 	}
+	// An acknowledgement of several segments takes back the duplicates that those
+	// after the first have caused (tcp_remove_reno_sacks); one does not.
+	c.dupACKs = max(0, c.dupACKs-int((newly-1)/int64(c.mss)))
 	if c.mode != recovering {
 		c.grow(newly)
 	}

@@ -76,20 +76,21 @@ func (k *tcpTrack) begin(p *packet) bool {
 	return true
 }
 
-// window judges a segment of a known flow and learns from it.
-func (k *tcpTrack) window(p *packet, dir int, old bool) windowVerdict {
+// window judges a segment of a known flow and learns from it. Its acknowledgements
+// are shift too high (nf_ct_seq_offset); old is Linux before 6.1.
+func (k *tcpTrack) window(p *packet, dir int, shift uint32, old bool) windowVerdict {
 	t := &p.tcp
 	sender, receiver := &k.seen[dir], &k.seen[1-dir]
 	end, win := segmentEnd(t), uint32(t.Window)
 	if sender.maxWin == 0 {
 		k.meet(t, dir, end)
 	}
-	ack, sack := t.Ack, t.Ack
+	ack, sack := t.Ack-shift, t.Ack-shift
 	if t.Flags&wire.ACK == 0 {
 		ack, sack = receiver.end, receiver.end
 	}
 	for _, b := range sackBlocks(nil, p.ip.Transport) {
-		sack = wire.SeqMax(sack, b[1])
+		sack = wire.SeqMax(sack, b[1]-shift)
 	}
 	if v := k.judge(t, sender, receiver, end, sack, old); v != windowOK {
 		if k.liberal {

@@ -12,7 +12,7 @@ import (
 // be called while the network runs.
 type Truth struct {
 	net     *Net
-	trips   map[Tuple]*trips
+	trips   map[Tuple][]oneTrip
 	probes  map[Probe][]*probeRecord
 	byFlow  map[Tuple][]*probeRecord // in the order of sending
 	routes  []step                   // prefixes of ways through the network
@@ -83,8 +83,7 @@ type step struct {
 	node   *node
 }
 
-type trips struct{ all []oneTrip }
-
+// oneTrip is a packet that arrived.
 type oneTrip struct {
 	sent int64
 	way  int32
@@ -92,7 +91,7 @@ type oneTrip struct {
 
 func newTruth(n *Net) *Truth {
 	return &Truth{
-		net: n, trips: map[Tuple]*trips{}, probes: map[Probe][]*probeRecord{}, byFlow: map[Tuple][]*probeRecord{},
+		net: n, trips: map[Tuple][]oneTrip{}, probes: map[Probe][]*probeRecord{}, byFlow: map[Tuple][]*probeRecord{},
 		routes: []step{{}}, follows: map[step]int32{},
 	}
 }
@@ -133,12 +132,7 @@ func (t *Truth) arrived(p *packet) {
 	if !p.isTCP {
 		return
 	}
-	all := t.trips[p.trip.tuple]
-	if all == nil {
-		all = &trips{}
-		t.trips[p.trip.tuple] = all
-	}
-	all.all = append(all.all, oneTrip{p.trip.sent, p.trip.way})
+	t.trips[p.trip.tuple] = append(t.trips[p.trip.tuple], oneTrip{p.trip.sent, p.trip.way})
 }
 
 // answered notes an ICMP error about a packet.
@@ -223,10 +217,7 @@ func (t *Truth) Hops(f Tuple, maxTTL uint8) map[uint8][]Hop {
 func (t *Truth) Path(f Tuple) (path []Interval) {
 	t.net.mu.Lock()
 	defer t.net.mu.Unlock()
-	if t.trips[f] == nil {
-		return nil
-	}
-	all := slices.Clone(t.trips[f].all)
+	all := slices.Clone(t.trips[f])
 	slices.SortStableFunc(all, func(a, b oneTrip) int { return cmp.Compare(a.sent, b.sent) })
 	last := int32(-1)
 	for _, o := range all {

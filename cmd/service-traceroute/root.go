@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -19,8 +20,8 @@ Usage:
 Commands:
   demo         a small Internet on this machine, a real client and server, traced
   trace        trace the flows of hosts as they appear, until stopped
-  completion   completion for bash, zsh or fish
-  help         help for a command
+  completion   completion for bash, zsh, fish or powershell
+  help         help for a command; "help flags" lists all flags
 
 Examples:
   service-traceroute demo
@@ -39,31 +40,26 @@ func newRootCommand() *cobra.Command {
 		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usage(fmt.Errorf("unknown command %q", args[0]), "see service-traceroute -h")
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
 			}
-			return nil
+			hint := "see service-traceroute -h"
+			if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+				hint = "did you mean " + strings.Join(like, " or ") + "?"
+			}
+			return usage(fmt.Errorf("unknown command %q", args[0]), hint)
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetVersionTemplate("service-traceroute {{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
 	helpText(root, rootHelp)
-	root.AddCommand(newDemoCommand(), newTraceCommand())
+	root.SuggestionsMinimumDistance = 2
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetHelpCommand(newHelpCommand())
+	root.AddCommand(newDemoCommand(), newTraceCommand(), newCompletionCommand())
 	return root
-}
-
-// helpText gives a command a help that fits a screen; all of its flags are
-// listed by --help-all.
-func helpText(cmd *cobra.Command, text string) {
-	cmd.SetHelpFunc(func(c *cobra.Command, _ []string) {
-		if c != cmd {
-			fmt.Fprintf(c.OutOrStdout(), "%s\n\n%s", c.Long, c.UsageString())
-			return
-		}
-		fmt.Fprint(c.OutOrStdout(), text)
-	})
 }
 
 // flagError points to the help of the command whose flag was wrong.

@@ -47,12 +47,19 @@ func watchFailed(err error) error {
 func inFlags(err error) error {
 	text := err.Error()
 	for library, flag := range map[string]string{
-		"servicetraceroute: Selection.Hosts: ": "--host: ",
-		"servicetraceroute: Selection.Ports: ": "--port: ",
-		"servicetraceroute: Selection: ":       "",
-		"servicetraceroute: Params.":           "parameter ",
+		"servicetraceroute: Selection.Hosts: ":   "--host: ",
+		"servicetraceroute: Selection.Ports: ":   "--port: ",
+		"servicetraceroute: Selection: ":         "",
+		"servicetraceroute: Config.Interfaces: ": "--interface: ",
 	} {
 		text = strings.Replace(text, library, flag, 1)
+	}
+	for field, flag := range map[string]string{
+		"FirstTTL": "--first-ttl", "MaxTTL": "--max-ttl", "Probes": "--probes", "MaxSilent": "--max-silent",
+		"Timeout": "--timeout", "ProbeInterval": "--probe-interval", "TTLInterval": "--ttl-interval",
+		"FlowTimeout": "--flow-timeout",
+	} {
+		text = strings.Replace(text, "servicetraceroute: Params."+field+": ", flag+": ", 1)
 	}
 	return &worded{text, err}
 }
@@ -124,10 +131,24 @@ func (p *progress) loop(t *servicetraceroute.Tracer) {
 	}
 }
 
+// aside runs print with the line removed: standard output may be the same
+// terminal.
+func (p *progress) aside(print func() error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hide()
+	return print()
+}
+
 // clear removes the line before something else is printed.
 func (p *progress) clear() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.hide()
+}
+
+// hide removes the line. The caller holds mu.
+func (p *progress) hide() {
 	if p.shown {
 		fmt.Fprint(p.w, "\r\x1b[K")
 		p.shown = false

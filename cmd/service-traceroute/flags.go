@@ -73,7 +73,7 @@ func (f *traceFlags) declare(cmd *cobra.Command) {
 	}
 	for name, values := range map[string][]string{
 		"algorithm": algorithms, "output": output.Formats, "direction": {"out", "in"}, "proto": {"tcp"},
-		"interface": interfaceNames(),
+		"interface": interfaceNames(), "every": {"once", "10m"},
 	} {
 		if err := cmd.RegisterFlagCompletionFunc(name, fixed(values...)); err != nil {
 			panic("main: completion of --" + name + ": " + err.Error())

@@ -41,9 +41,15 @@ Ctrl-C prints what was found. Exit: 0 done, 1 failed, 2 usage, 3 no flow matched
 func newTraceCommand() *cobra.Command {
 	var f traceFlags
 	cmd := &cobra.Command{
-		Use:   "trace --host HOST",
-		Short: "trace the flows of hosts as they appear, until stopped",
-		Args:  noArguments,
+		Use:     "trace --host HOST",
+		Short:   "trace the flows of hosts as they appear, until stopped",
+		Version: version(),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usage(fmt.Errorf("unexpected argument %q", args[0]), "a host is given with --host "+args[0])
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.all {
 				printFlags(cmd)

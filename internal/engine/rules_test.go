@@ -1,0 +1,410 @@
+package engine
+
+import (
+	"testing"
+	"time"
+
+	"servicetraceroute/internal/capture"
+	"servicetraceroute/internal/wire"
+	"servicetraceroute/trace"
+)
+
+// The rules of probing. scripts/mutate.sh breaks each and expects the test that
+// names it to fail.
+
+func TestProbesAreOldAndUnique(t *testing.T) {
+	r := newRig(t, false, 20)
+	r.handshake()
+	una := r.seq
+	r.after(time.Second)
+	if len(r.probes) < 19 {
+		t.Fatalf("%d probes for 19 TTLs", len(r.probes))
+	}
+	seen := map[uint32]bool{}
+	ids := map[uint16]bool{}
+	for _, p := range r.probes {
+		if !wire.SeqLess(p.Seq, una) {
+			t.Errorf("sequence number %d is not below SND.UNA %d", p.Seq, una)
+		}
+		if wire.SeqDiff(una, p.Seq) > 4097 {
+			t.Errorf("sequence number %d is far below SND.UNA %d", p.Seq, una)
+		}
+		if seen[p.Seq] || ids[p.ID] || p.ID == 0 {
+			t.Errorf("probe %+v repeats a sequence number or an identification", p)
+		}
+		seen[p.Seq], ids[p.ID] = true, true
+		if p.Flags != wire.ACK {
+			t.Errorf("flags %v", p.Flags)
+		}
+	}
+}
+
+func TestProbesStayWithinTheWindow(t *testing.T) {
+	r := newRig(t, false, 5)
+	r.handshake()
+	r.now = r.now.Add(time.Millisecond)
+	peerWindow := 501 << 7
+	r.out(segment{flags: wire.ACK, data: peerWindow - 3}) // three more would be too many
+	before := len(r.probes)
+	r.after(300 * time.Millisecond)
+	for _, p := range r.probes[before:] {
+		if int(wire.SeqDiff(r.seq, p.Seq)) >= max(peerWindow, 65535) {
+			t.Errorf("SND.NXT - seq = %d, the largest window is %d", wire.SeqDiff(r.seq, p.Seq), peerWindow)
+		}
+	}
+}
+
+func TestProbesCopyTheNewestPacket(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		r := newRig(t, v6, 6)
+		r.handshake()
+		r.window, r.tos = 777, 0x48
+		r.exchange()
+		r.probes = nil
+		r.after(time.Second)
+		if len(r.probes) == 0 {
+			t.Fatal("no probe")
+		}
+		for _, p := range r.probes {
+			if p.Ack != r.ack || p.Window != 777 || !p.Timestamp || p.TSVal != r.tsval || p.TSEcr != r.ts2 {
+				t.Errorf("acknowledgement, window or timestamps are not the newest: %+v", p)
+			}
+			if p.TOS != 0x48 {
+				t.Errorf("TOS %#x: DSCP is to be copied, ECN to be zero", p.TOS)
+			}
+			if p.FlowLabel != r.label {
+				t.Errorf("flow label %#x, want %#x", p.FlowLabel, r.label)
+			}
+		}
+	}
+}
+
+func TestReachingProbesGoAlone(t *testing.T) {
+	r := newRig(t, false, 4)
+	r.handshake()
+	r.exchange()
+	var last time.Time
+	for range 400 {
+		n := r.reaching(4)
+		r.after(10 * time.Millisecond)
+		switch m := r.reaching(4); {
+		case m > n+1:
+			t.Fatalf("%d reaching probes at once", m-n)
+		case m == n+1:
+			if !last.IsZero() && r.now.Sub(last) < 590*time.Millisecond {
+				t.Fatalf("reaching probes %v apart", r.now.Sub(last))
+			}
+			last = r.now
+		}
+	}
+	if r.reaching(4) < 3 {
+		t.Errorf("%d reaching probes in 4 s", r.reaching(4))
+	}
+}
+
+func TestReachingWaitsForThePeersWord(t *testing.T) {
+	r := newRig(t, false, 3)
+	r.handshake()
+	r.out(segment{flags: wire.ACK, data: 10})
+	r.after(900 * time.Millisecond)
+	if n := r.reaching(3); n != 0 {
+		t.Errorf("%d reaching probes before the peer said anything", n)
+	}
+	r.in(segment{flags: wire.ACK})
+	r.after(400 * time.Millisecond)
+	if r.reaching(3) == 0 {
+		t.Error("no reaching probe after the peer spoke")
+	}
+}
+
+func TestReachingWaitsAfterARepeatedSYNACK(t *testing.T) {
+	r := newRig(t, false, 3)
+	r.handshake()
+	r.ack--
+	r.in(segment{flags: wire.SYN | wire.ACK, options: synOptions}) // it missed our third ACK
+	r.after(3 * time.Second)
+	if n := r.reaching(3); n != 0 {
+		t.Errorf("%d reaching probes to a server that may still hold a SYN cookie", n)
+	}
+}
+
+// answering lets the routers and the destination answer for a while.
+func (r *rig) answering(distance int, d time.Duration) {
+	for end := r.now.Add(d); r.now.Before(end); {
+		n := r.reaching(distance)
+		r.after(10 * time.Millisecond)
+		r.routers(distance)
+		if r.reaching(distance) > n {
+			r.now = r.now.Add(rtt)
+			r.in(segment{flags: wire.ACK})
+		}
+	}
+}
+
+func TestDestinationByItsAck(t *testing.T) {
+	for name, distances := range map[string][2]int{
+		"symmetric": {4, 4}, "return path two longer": {4, 6}, "return path two shorter": {6, 4},
+	} {
+		r := newRig(t, false, distances[1])
+		r.handshake()
+		r.exchange()
+		r.answering(distances[0], 5*time.Second)
+		tr := r.traces()
+		if len(tr) != 1 || tr[0].Stop != trace.StopDestination || tr[0].Destination.TTL != distances[0] || !tr[0].Complete {
+			t.Errorf("%s: %+v", name, tr)
+			continue
+		}
+		if last := tr[0].Hops[len(tr[0].Hops)-1]; last.TTL != distances[0] || len(last.Replies) == 0 || last.Replies[0].Kind != trace.TCPAck {
+			t.Errorf("%s: last hop %+v", name, last)
+		}
+	}
+}
+
+func TestAKeepaliveVoidsAnAttempt(t *testing.T) {
+	r := newRig(t, false, 3)
+	r.handshake()
+	r.exchange()
+	for range 300 {
+		n := r.reaching(3)
+		r.after(10 * time.Millisecond)
+		r.routers(3)
+		if r.reaching(3) > n {
+			r.out(segment{flags: wire.ACK, seq: r.seq - 1}) // which the peer answers with the same acknowledgement
+			r.now = r.now.Add(rtt)
+			r.in(segment{flags: wire.ACK})
+		}
+	}
+	for _, tr := range r.traces() {
+		if tr.Reached {
+			t.Errorf("the answer to a keepalive was taken for the answer to a probe: %+v", tr)
+		}
+	}
+}
+
+func TestStopsWhenTheFlowEnds(t *testing.T) {
+	for name, end := range map[string]func(*rig){
+		"FIN of the peer": func(r *rig) { r.in(segment{flags: wire.FIN | wire.ACK}) },
+		"FIN of ours":     func(r *rig) { r.out(segment{flags: wire.FIN | wire.ACK}) },
+		"RST":             func(r *rig) { r.in(segment{flags: wire.RST}) },
+		"SYN":             func(r *rig) { r.out(segment{flags: wire.SYN, options: synOptions}) },
+	} {
+		r := newRig(t, false, 6)
+		r.handshake()
+		r.after(30 * time.Millisecond)
+		end(r)
+		n := len(r.probes)
+		r.after(5 * time.Second)
+		if len(r.probes) != n {
+			t.Errorf("%s: %d probes after the flow's end", name, len(r.probes)-n)
+		}
+		if tr := r.traces(); len(tr) != 1 || tr[0].Stop != trace.StopFlowClosed {
+			t.Errorf("%s: %+v", name, tr)
+		}
+	}
+}
+
+func TestRefuses(t *testing.T) {
+	for reason, option := range map[trace.Reason][]byte{
+		trace.ReasonMD5:   append([]byte{19, 18}, make([]byte, 16)...),
+		trace.ReasonAO:    {29, 4, 0, 0},
+		trace.ReasonMPTCP: {30, 4, 0, 0},
+	} {
+		r := newRig(t, false, 6)
+		r.handshake(option...)
+		r.exchange()
+		r.after(2 * time.Second)
+		tr := r.traces()
+		if len(r.probes) != 0 || len(tr) != 1 || tr[0].Stop != trace.StopRefused || tr[0].Reason != reason {
+			t.Errorf("%v: %d probes, %+v", reason, len(r.probes), tr)
+		}
+	}
+}
+
+func TestCircuitBreaker(t *testing.T) {
+	r := newRig(t, false, 3)
+	r.handshake()
+	r.exchange()
+	for r.reaching(3) == 0 {
+		r.after(10 * time.Millisecond)
+	}
+	r.now = r.now.Add(rtt)
+	r.ack -= 300
+	r.in(segment{flags: wire.ACK, data: 300}) // the peer sends again what we have
+	n := r.reaching(3)
+	r.after(5 * time.Second)
+	if r.reaching(3) != n {
+		t.Errorf("%d reaching probes after a retransmission within a round trip", r.reaching(3)-n)
+	}
+	if tr := r.traces(); len(tr) != 1 || !tr[0].Impact.Aborted || tr[0].Impact.Retransmits == 0 {
+		t.Errorf("%+v", tr)
+	}
+}
+
+func TestLostSync(t *testing.T) {
+	r := newRig(t, false, 6)
+	r.handshake()
+	n := len(r.probes)
+	r.e.Dropped(r.now, 10, 100)
+	r.after(4 * time.Second)
+	if len(r.probes) != n {
+		t.Errorf("%d probes without sync", len(r.probes)-n)
+	}
+	r.after(2 * time.Second)
+	if tr := r.traces(); len(tr) != 1 || tr[0].Stop != trace.StopLostSync {
+		t.Errorf("%+v", tr)
+	}
+}
+
+func TestOwnProbesAreNoFlow(t *testing.T) {
+	r := newRig(t, false, 6)
+	r.handshake()
+	before := r.flow().TCP
+	r.after(100 * time.Millisecond)
+	if len(r.probes) == 0 || r.flow().TCP != before {
+		t.Error("the flow's state changed by copies of our own probes")
+	}
+}
+
+// shown returns the addresses of the routers in the trace that ends now.
+func (r *rig) shown() (addrs int, tr *trace.Trace) {
+	r.in(segment{flags: wire.FIN | wire.ACK})
+	all := r.traces()
+	if len(all) != 1 {
+		r.t.Fatalf("%d traces", len(all))
+	}
+	for _, h := range all[0].Hops {
+		addrs += len(h.Replies)
+	}
+	return addrs, all[0]
+}
+
+func TestFirstAnswerWins(t *testing.T) {
+	r := newRig(t, false, 6)
+	r.handshake()
+	r.after(10 * time.Millisecond)
+	b := r.packets[0]
+	r.error("198.51.100.1", 11, 0, b, 0)
+	r.error("198.51.100.99", 11, 0, b, 0) // the same, replayed by somebody else
+	n, tr := r.shown()
+	if n != 1 {
+		t.Fatalf("%d replies: %+v", n, tr.Hops)
+	}
+	for _, h := range tr.Hops {
+		for _, reply := range h.Replies {
+			if reply.Addr.String() != "198.51.100.1" {
+				t.Errorf("shown: %v", reply.Addr)
+			}
+		}
+	}
+}
+
+func TestOnlyCodeZero(t *testing.T) {
+	r := newRig(t, false, 6)
+	r.handshake()
+	r.after(10 * time.Millisecond)
+	r.error("198.51.100.1", 11, 1, r.packets[0], 0) // fragment reassembly time exceeded
+	if n, tr := r.shown(); n != 0 {
+		t.Errorf("%+v", tr.Hops)
+	}
+}
+
+func TestShortQuotes(t *testing.T) {
+	r := newRig(t, false, 6)
+	r.handshake()
+	r.after(10 * time.Millisecond)
+	r.error("198.51.100.1", 11, 0, r.packets[0], 28)
+	if n, _ := r.shown(); n != 1 {
+		t.Error("a quote of 28 bytes was not matched")
+	}
+}
+
+func TestSwappedIDs(t *testing.T) {
+	r := newRig(t, false, 6)
+	r.handshake()
+	r.after(10 * time.Millisecond)
+	b := r.packets[0]
+	b[4], b[5] = b[5], b[4]
+	r.error("198.51.100.1", 11, 0, b, 28)
+	if n, _ := r.shown(); n != 1 {
+		t.Error("a quote with its identification swapped was not matched")
+	}
+}
+
+func TestGuessedQuotes(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		r := newRig(t, v6, 6)
+		r.handshake()
+		r.after(10 * time.Millisecond)
+		for range 2 { // two guesses of the sequence number alone, short and with another acknowledgement
+			b := append([]byte(nil), r.packets[0]...)
+			if v6 {
+				b[40+11] ^= 0xff
+				r.error("2001:db8:bad::1", 3, 0, b, 0)
+			} else {
+				b[5] ^= 0x55
+				r.error("198.51.100.66", 11, 0, b, 28)
+			}
+		}
+		if n, tr := r.shown(); n != 0 {
+			t.Errorf("v6 %v: a guessed sequence number is shown as a hop: %+v", v6, tr.Hops)
+		}
+	}
+}
+
+func TestQuoteOfAnApplicationPacket(t *testing.T) {
+	r := newRig(t, false, 6)
+	r.handshake()
+	r.after(10 * time.Millisecond)
+	b := append([]byte(nil), r.packets[0]...)
+	b[2], b[3] = 4, 0 // 1024 bytes long
+	r.error("198.51.100.66", 11, 0, b, 28)
+	if n, tr := r.shown(); n != 0 {
+		t.Errorf("%+v", tr.Hops)
+	}
+}
+
+func TestShiftNeedsThreeProbes(t *testing.T) {
+	shifted := func(b []byte) []byte {
+		c := append([]byte(nil), b...)
+		c[20+5] += 77 // somewhere in the sequence number
+		return c
+	}
+	for n, want := range map[int]int{2: 0, 3: 3} {
+		r := newRig(t, false, 6)
+		r.handshake()
+		r.after(10 * time.Millisecond)
+		for i := range n {
+			r.timeExceeded(i+1, shifted(r.packets[i]))
+		}
+		if got, tr := r.shown(); got != want {
+			t.Errorf("%d quotes with one shift show %d hops, want %d: %+v", n, got, want, tr.Hops)
+		}
+	}
+}
+
+func TestManyGuessesAreNotBelieved(t *testing.T) {
+	r := newRig(t, false, 6)
+	r.handshake()
+	r.after(10 * time.Millisecond)
+	base := r.probes[0].Seq
+	for i := range 2000 { // a sweep around the flow's numbers, within one second
+		b := append([]byte(nil), r.packets[0]...)
+		seq := base - 1000 + uint32(i)
+		b[24], b[25], b[26], b[27] = byte(seq>>24), byte(seq>>16), byte(seq>>8), byte(seq)
+		b[5] = byte(i)
+		r.error("198.51.100.66", 11, 0, b, 28)
+	}
+	n, tr := r.shown()
+	if n > 1 { // one of the identifications may be right by chance: 1 in 65536 for each
+		t.Errorf("%d hops drawn by guessing: %+v", n, tr.Hops)
+	}
+}
+
+func TestMalformedPacketsAreCounted(t *testing.T) {
+	r := newRig(t, false, 6)
+	p := r.captured([]byte{0x45, 0, 0}, capture.Incoming)
+	r.step(&p)
+	if r.e.Stats(r.now).Packets.Malformed != 1 {
+		t.Error("not counted")
+	}
+}

@@ -103,7 +103,7 @@ func TestHarm(t *testing.T) {
 
 func (h harmful) run(t *testing.T, ipv6 bool) {
 	n := network("c-r1", "r1-r2", "r2-s")
-	n.Links[1].Delay, n.Links[1].Rate = 10*time.Millisecond, 40e6
+	n.Links[1].Delay, n.Links[1].Rate = 10*time.Millisecond, 10e6
 	s := start(t, n, simnet.Options{Nodes: map[string]simnet.NodeOptions{"c": h.opts}})
 	w := h.workload
 	w.Client, w.Server, w.Port, w.IPv6, w.Duration = "c", "s", 443, ipv6, 4*time.Second

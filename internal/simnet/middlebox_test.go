@@ -105,7 +105,7 @@ func TestNAT(t *testing.T) {
 					n.NAT = &test.nat
 				}), simnet.Options{Nodes: map[string]simnet.NodeOptions{"fw": test.opts}})
 				w := requests
-				w.IPv6, w.Bytes = ipv6, 50000
+				w.IPv6, w.Bytes = ipv6, 20000
 				f := flow(t, s, w)
 				twin := flow(t, s, w)
 				p := probe(t, s, "c", f.Tuple)

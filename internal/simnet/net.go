@@ -26,7 +26,6 @@ type Net struct {
 	events  heap
 	layout  *scenario.Layout
 	nodes   map[string]*node
-	ways    []*way
 	flows   []*Flow
 	truth   *Truth
 	free    []*packet

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -92,10 +93,10 @@ func TestFlowLabel(t *testing.T) {
 			for i := range n.Nodes {
 				n.Nodes[i].Hash = scenario.HashFlowLabel
 			}
-			cut := false
+			var cut atomic.Bool
 			s := start(t, n, simnet.Options{
 				Nodes: map[string]simnet.NodeOptions{"c": {KeepLabel: keep}},
-				Drop:  func(c simnet.Crossing) bool { return cut && c.From == "c" },
+				Drop:  func(c simnet.Crossing) bool { return cut.Load() && c.From == "c" },
 			})
 			w := requests
 			w.IPv6, w.Duration = true, time.Minute
@@ -105,9 +106,9 @@ func TestFlowLabel(t *testing.T) {
 			for range 16 {
 				p.listen(time.Second)
 				labels[p.newest.FlowLabel] = true
-				cut = true
+				cut.Store(true)
 				p.listen(time.Second)
-				cut = false
+				cut.Store(false)
 			}
 			<-f.Done()
 			for _, i := range s.Truth().Path(f.Tuple)[1:] {

@@ -65,19 +65,19 @@ func families(t *testing.T, f func(t *testing.T, ipv6 bool)) {
 
 func TestWorkloads(t *testing.T) {
 	for name, w := range map[string]scenario.Workload{
-		"download":  {Traffic: scenario.Download, Bytes: 5 << 20},
+		"download":  {Traffic: scenario.Download, Bytes: 2 << 20},
 		"timed":     {Traffic: scenario.Download, Duration: 2 * time.Second},
-		"upload":    {Traffic: scenario.Upload, Bytes: 5 << 20},
+		"upload":    {Traffic: scenario.Upload, Bytes: 2 << 20},
 		"slow":      {Traffic: scenario.SlowReader, Bytes: 1 << 20},
 		"requests":  {Traffic: scenario.RequestResponse, Bytes: 20000, Every: 50 * time.Millisecond, Duration: 2 * time.Second},
 		"one byte":  {Traffic: scenario.OneByte, Bytes: 10, Every: 10 * time.Millisecond},
 		"idle":      {Traffic: scenario.Idle, Duration: 10 * time.Second},
-		"plain TCP": {Traffic: scenario.Download, Bytes: 5 << 20, NoSACK: true, NoTimestamps: true, NoWindowScale: true},
+		"plain TCP": {Traffic: scenario.Download, Bytes: 2 << 20, NoSACK: true, NoTimestamps: true, NoWindowScale: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			families(t, func(t *testing.T, ipv6 bool) {
 				n := network("c-r1", "r1-r2", "r2-s")
-				n.Links[1].Delay, n.Links[1].Rate = 10*time.Millisecond, 80e6
+				n.Links[1].Delay, n.Links[1].Rate = 10*time.Millisecond, 40e6
 				s := start(t, n, simnet.Options{})
 				w.IPv6 = ipv6
 				f := flow(t, s, w)

@@ -38,7 +38,10 @@ func newDemoCommand() *cobra.Command {
 				return failed(err, demoHint(err))
 			}
 			res, err := demo.Run(cmd.Context(), cmd.ErrOrStderr())
-			if err != nil {
+			switch {
+			case cmd.Context().Err() != nil:
+				return failed(errors.New("interrupted; the network is taken down"), "")
+			case err != nil:
 				return failed(err, "")
 			}
 			if err := res.Write(cmd.OutOrStdout()); err != nil {

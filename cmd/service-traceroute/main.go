@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"servicetraceroute/internal/lab"
@@ -84,7 +85,8 @@ var errNoMatch = &failure{errors.New("the time is over and no flow matched"), ""
 func report(err error) int {
 	f := &failure{err: err, status: exitUsage, hint: "see service-traceroute -h"}
 	errors.As(err, &f)
-	fmt.Fprintf(os.Stderr, "error: %v\n", f.err)
+	// Joined errors come in several lines.
+	fmt.Fprintf(os.Stderr, "error: %s\n", strings.ReplaceAll(f.err.Error(), "\n", "; "))
 	if f.hint != "" {
 		fmt.Fprintf(os.Stderr, "hint: %s\n", f.hint)
 	}

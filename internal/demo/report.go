@@ -1,10 +1,13 @@
 package demo
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net/netip"
 	"slices"
+	"strings"
+	"unicode/utf8"
 
 	"servicetraceroute/internal/classic"
 	"servicetraceroute/internal/output"
@@ -14,23 +17,44 @@ import (
 // Write shows the result: the trace as the tool prints it, the classic
 // traceroutes beside it, and three lines that say what that means.
 func (r *Result) Write(w io.Writer) error {
-	text, err := output.New("text", w, output.Options{})
+	var b bytes.Buffer
+	text, err := output.New("text", &b, output.Options{})
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(w, "\nService Traceroute, inside the download's own flow:")
+	fmt.Fprintln(&b, "\nService Traceroute, inside the download's own flow:")
 	if err := text.Write(r.Trace); err != nil {
 		return err
 	}
-	fmt.Fprintln(w, "\nBeside it, classic traceroutes, whose probes are flows of their own (≠: another branch):")
-	fmt.Fprintf(w, "%3s  %-18s  %-20s  %-20s\n", "TTL", "the flow itself", "UDP traceroute", "TCP traceroute")
+	fmt.Fprintln(&b, "\nBeside it, classic traceroutes, whose probes are flows of their own (≠: another branch):")
+	fmt.Fprintf(&b, "%3s  %-18s  %-20s  %s\n", "TTL", "the flow itself", "UDP traceroute", "TCP traceroute")
 	last := max(len(r.Trace.Hops), len(r.UDP), len(r.TCP))
 	for ttl := 1; ttl <= last; ttl++ {
 		own := r.own(ttl)
-		fmt.Fprintf(w, "%3d  %-18s  %-20s  %-20s\n", ttl, show(own, own), show(at(r.UDP, ttl), own), show(at(r.TCP, ttl), own))
+		fmt.Fprintf(&b, "%3d  %-18s  %-20s  %s\n", ttl, show(own, own), show(at(r.UDP, ttl), own), show(at(r.TCP, ttl), own))
 	}
-	_, err = fmt.Fprintf(w, "\n%s\n%s\n%s\n", r.aboutUDP(), r.aboutTCP(), r.aboutFlow())
+	fmt.Fprintf(&b, "\n%s\n%s\n%s\n", r.aboutUDP(), r.aboutTCP(), r.aboutFlow())
+	_, err = io.WriteString(w, wrap(b.String()))
 	return err
+}
+
+const width = 100 // columns
+
+// wrap breaks lines that are too long for most terminals at spaces.
+func wrap(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		for utf8.RuneCountInString(line) > width+1 { // with its newline
+			at := strings.LastIndexByte(string([]rune(line)[:width+1]), ' ')
+			if at <= 2 {
+				break
+			}
+			b.WriteString(line[:at] + "\n")
+			line = "  " + line[at+1:]
+		}
+		b.WriteString(line)
+	}
+	return b.String()
 }
 
 func (r *Result) own(ttl int) netip.Addr {
@@ -71,32 +95,33 @@ func (r *Result) differing(hops []classic.Hop) []int {
 }
 
 func (r *Result) aboutUDP() string {
-	reached := slices.ContainsFunc(r.UDP, func(h classic.Hop) bool { return h.Reached })
-	way := "took the same branches, this time"
-	if d := r.differing(r.UDP); len(d) > 0 {
-		way = "took other branches at TTL " + list(d)
+	end := "then reaches the server."
+	if !slices.ContainsFunc(r.UDP, func(h classic.Hop) bool { return h.Reached }) {
+		end = fmt.Sprintf("and nothing after TTL %d: the firewall drops it.", len(r.UDP))
 	}
-	if reached {
-		return "1. UDP traceroute " + way + "."
-	}
-	return fmt.Sprintf("1. UDP traceroute %s, and ends at TTL %d: the firewall drops it.", way, len(r.UDP))
+	return "1. UDP traceroute: " + r.branches(r.UDP) + ", " + end
 }
 
 func (r *Result) aboutTCP() string {
-	if d := r.differing(r.TCP); len(d) > 0 {
-		return "2. TCP traceroute reaches the server, but its SYNs took other branches at TTL " + list(d) + ": not the download's path."
+	return "2. TCP traceroute: " + r.branches(r.TCP) + ": each SYN is a new flow, not the download's."
+}
+
+// branches says where a classic traceroute left the flow's path.
+func (r *Result) branches(hops []classic.Hop) string {
+	if d := r.differing(hops); len(d) > 0 {
+		return "other routers at TTL " + list(d)
 	}
-	return "2. TCP traceroute took the same branches, this time; its SYNs are hashed anew in every run."
+	return "by chance the same routers, this time"
 }
 
 func (r *Result) aboutFlow() string {
-	kept := "arrived byte for byte"
+	kept := "arrived intact"
 	if !r.Intact {
-		kept = "was DAMAGED"
+		kept = "were DAMAGED"
 	}
 	i := r.Trace.Impact
-	return fmt.Sprintf("3. Service Traceroute shows the way the download itself took; its %d bytes %s, with %d retransmits and %d resets near probes.",
-		r.Bytes, kept, i.Retransmits, i.RSTs)
+	return fmt.Sprintf("3. Service Traceroute: the download's own path; %d MiB %s, %d retransmits, %d resets.",
+		r.Bytes>>20, kept, i.Retransmits, i.RSTs)
 }
 
 func list(ttls []int) string {

@@ -85,7 +85,6 @@ func first(ctx context.Context, t *servicetraceroute.Tracer, dst netip.Addr) (*t
 			return nil, err
 		}
 		if tr, ok := ev.(*trace.Trace); ok {
-			tr.Service.Name = webName
 			return tr, nil
 		}
 	}

@@ -12,15 +12,14 @@ import (
 )
 
 const (
-	patience     = 20 * time.Second // how long a trace waits for nothing but allowances
-	hardLimit    = 5 * time.Minute  // of one trace
-	resyncLimit  = 5 * time.Second
-	maxRestarts  = 3
-	silentServer = time.Second // without a word after the handshake
-	quietWait    = 300 * time.Millisecond
-	defaultRTT   = 200 * time.Millisecond // before the flow showed one
-	idleLook     = 100 * time.Millisecond
-	reachSpread  = 150 * time.Millisecond
+	patience    = 20 * time.Second // how long a trace waits for nothing but allowances
+	hardLimit   = 5 * time.Minute  // of one trace
+	resyncLimit = 5 * time.Second
+	maxRestarts = 3
+	quietWait   = 300 * time.Millisecond
+	defaultRTT  = 200 * time.Millisecond // before the flow showed one
+	idleLook    = 100 * time.Millisecond
+	reachSpread = 150 * time.Millisecond
 )
 
 // run is one trace in progress.
@@ -263,13 +262,9 @@ func (e *Engine) reachGate(now time.Time, r *run) time.Time {
 		spoke = t.PeerData
 	}
 	if !spoke {
-		silent := t.EstablishedAt.Add(silentServer)
-		if r.flow.Direction == trace.In || t.SynAcks > 1 {
-			return now.Add(idleLook)
-		}
-		if now.Before(silent) {
-			return silent
-		}
+		// A server in SYN-cookie mode that missed our third segment knows nothing of
+		// the flow, says nothing, and would answer with a reset.
+		return now.Add(idleLook)
 	}
 	rtt := r.rtt()
 	if !r.retransAt.IsZero() {

@@ -126,7 +126,6 @@ type segment struct {
 	flags   wire.TCPFlags
 	data    int
 	options []byte
-	dupAck  bool // incoming: repeat the acknowledgement, do not advance
 	seq     uint32
 }
 

@@ -43,6 +43,9 @@ type Ring struct {
 	inside bool       // a ReadBatch is in progress or its batch is in use
 	closed atomic.Bool
 
+	look   func(uintptr) bool // r.ready, made once
+	looked bool
+
 	cfg           Config
 	indexes       []int
 	seen, dropped uint64
@@ -60,6 +63,7 @@ func Open(cfg Config) (*Ring, error) {
 		return nil, fmt.Errorf("capture: open packet socket: %w", err)
 	}
 	r := &Ring{fd: fd, cfg: cfg, names: names{fd: fd}}
+	r.look = r.ready
 	if err := r.setUp(); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("capture: %w", err)
@@ -280,19 +284,22 @@ func (r *Ring) nextHop(hatype uint16, mac, link int) (a HardwareAddr, known bool
 
 // wait blocks until the socket is readable, the deadline passes or Close.
 func (r *Ring) wait() error {
-	first := true
-	err := r.conn.Read(func(uintptr) bool {
-		if !first {
-			return true
-		}
-		first = false
-		// Readiness is told once per change: look again before sleeping.
-		return atomic.LoadUint32(r.status(r.next))&unix.TP_STATUS_USER != 0
-	})
+	r.looked = false
+	err := r.conn.Read(r.look)
 	if errors.Is(err, os.ErrClosed) {
 		return net.ErrClosed
 	}
 	return err
+}
+
+// ready is asked before sleeping and after waking. Readiness is told once per
+// change, so the first time it looks again.
+func (r *Ring) ready(uintptr) bool {
+	if r.looked {
+		return true
+	}
+	r.looked = true
+	return atomic.LoadUint32(r.status(r.next))&unix.TP_STATUS_USER != 0
 }
 
 // SetReadDeadline implements Source.

@@ -25,9 +25,9 @@ func (b breaker) trip(now time.Time, dst netip.Addr) {
 }
 
 // open reports whether the destination is to be left alone.
-func (b breaker) open(dst netip.Addr) bool {
-	_, ok := b[dst]
-	return ok
+func (b breaker) open(now time.Time, dst netip.Addr) bool {
+	until, ok := b[dst]
+	return ok && now.Before(until)
 }
 
 // sweep forgets what is over.

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -248,6 +249,16 @@ func TestCircuitBreaker(t *testing.T) {
 	}
 	if tr := r.traces(); len(tr) != 1 || !tr[0].Impact.Aborted || tr[0].Impact.Retransmits == 0 {
 		t.Errorf("%+v", tr)
+	}
+}
+
+func TestTheBreakerCloses(t *testing.T) {
+	b := breaker{}
+	now := time.Unix(1_800_000_000, 0)
+	dst := netip.MustParseAddr("203.0.113.7")
+	b.trip(now, dst)
+	if !b.open(now.Add(9*time.Minute), dst) || b.open(now.Add(11*time.Minute), dst) {
+		t.Error("the breaker is open for ten minutes")
 	}
 }
 

@@ -191,7 +191,7 @@ func (e *Engine) planned(now time.Time, r *run) time.Time {
 // reaching sends the next probe that may reach the destination if the flow
 // permits it now, and returns when to ask again.
 func (e *Engine) reaching(now time.Time, r *run) time.Time {
-	if r.dest != nil || r.stopAt != 0 || !e.reachAllowed(r) {
+	if r.dest != nil || r.stopAt != 0 || !e.reachAllowed(now, r) {
 		return now.Add(idleLook)
 	}
 	interval := max(probe.ReachingInterval, 2*r.rtt()) + r.spread
@@ -240,8 +240,8 @@ func (e *Engine) reaching(now time.Time, r *run) time.Time {
 
 // reachAllowed reports whether reaching probes are part of this trace now: the
 // paper's sequential algorithms come to them last.
-func (e *Engine) reachAllowed(r *run) bool {
-	if e.breaker.open(r.flow.Key.Dst.Addr()) || r.impact.Aborted {
+func (e *Engine) reachAllowed(now time.Time, r *run) bool {
+	if e.breaker.open(now, r.flow.Key.Dst.Addr()) || r.impact.Aborted {
 		return false
 	}
 	switch r.params.Algorithm {
@@ -342,7 +342,7 @@ func (e *Engine) over(now time.Time, r *run) (trace.Stop, bool) {
 		return trace.StopMaxTTL, true
 	case r.reach.Open().TTL != 0:
 		return 0, false
-	case r.reach.Exhausted() || r.impact.Aborted || e.breaker.open(r.flow.Key.Dst.Addr()):
+	case r.reach.Exhausted() || r.impact.Aborted || e.breaker.open(now, r.flow.Key.Dst.Addr()):
 		return trace.StopUnknown, true
 	case now.Sub(r.progressAt) > patience:
 		return trace.StopUnknown, true

@@ -5,7 +5,9 @@ package servicetraceroute_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -133,6 +135,10 @@ func TestWrongProbesShow(t *testing.T) {
 	b := newBench(t, "wrong", 0.01)
 	l := newLiar(t, b.lab.Node("client"))
 	const client, server = 0, 1
+	var table strings.Builder
+	table.WriteString("# Wrong probes show\n\nWhat each counter of harm does under probes that must not be sent, on the same lab.\n\n" +
+		"| probe | sent | client | server | firewall would forget in | the application |\n|---|---|---|---|---|---|\n")
+	defer func() { evidence(t, "wrong-probes", table.String()) }()
 	type expect struct {
 		end  int
 		name string
@@ -244,6 +250,12 @@ func TestWrongProbesShow(t *testing.T) {
 			}
 			t.Logf("%d sent; client %v; server %v; conntrack %v; %s", l.sent.Load()-before,
 				o.moved[client].Only(peer.Harm), o.moved[server].Only(peer.Harm), o.conntrack, o.flow.Error)
+			ending := "its bytes"
+			if !o.flow.Intact {
+				ending = "damaged: " + o.flow.Error
+			}
+			fmt.Fprintf(&table, "| %s | %d | %v | %v | %v | %s |\n", test.name, l.sent.Load()-before,
+				o.moved[client].Only(peer.Harm), o.moved[server].Only(peer.Harm), o.conntrack, ending)
 			if l.sent.Load() == before {
 				t.Fatal("nothing was sent")
 			}

@@ -6,5 +6,5 @@ cd "$(dirname "$0")/.."
 if ! command -v gcc >/dev/null; then
   apt-get update -qq && apt-get install -y -qq gcc libc6-dev >/dev/null
 fi
-pkgs=$(go list ./... | grep -vE '^servicetraceroute$|/internal/lab(/|$)|/internal/demo$')
+pkgs=$(go list ./... | grep -vE '^servicetraceroute$|/internal/lab(/|$)|/internal/(demo|whole)$')
 CGO_ENABLED=1 go test -race -short $pkgs

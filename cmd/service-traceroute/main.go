@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"servicetraceroute/internal/lab"
 )
@@ -23,6 +24,9 @@ const (
 	exitByForce  = 130 // a second Ctrl-C
 	secondSignal = 2
 )
+
+// sameWish is within what time a second signal is the first one once more.
+const sameWish = 200 * time.Millisecond
 
 func main() {
 	lab.Main() // the demo's lab is made of this very program
@@ -38,8 +42,14 @@ func run(args []string) int {
 	go func() {
 		<-signals
 		cancel() // what was found is still printed
-		<-signals
-		os.Exit(exitByForce)
+		// timeout(1) and some supervisors signal a process and then its group:
+		// that is one wish, not two.
+		for first := time.Now(); ; {
+			<-signals
+			if time.Since(first) > sameWish {
+				os.Exit(exitByForce)
+			}
+		}
 	}()
 	root := newRootCommand()
 	root.SetArgs(args)

@@ -148,7 +148,8 @@ func (e *Engine) release(now time.Time) {
 	e.newWaits = false
 	e.grantAt = e.buckets.Release(now, func() bool { return e.available(now) })
 	if !e.grantAt.IsZero() && e.tokens < 1 {
-		need := time.Duration((1 - e.tokens) / float64(e.cfg.Rate) * float64(time.Second))
+		// One more, since it is rounded down: the token must be whole by then.
+		need := time.Duration((1-e.tokens)/float64(e.cfg.Rate)*float64(time.Second)) + 1
 		if at := now.Add(need); at.After(e.grantAt) {
 			e.grantAt = at
 		}

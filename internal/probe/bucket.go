@@ -137,7 +137,13 @@ func (b *Bucket) Next(now time.Time) (at time.Time, ok bool) {
 	if b.tokens >= 1 {
 		return now, true
 	}
-	return now.Add(time.Duration((1 - b.tokens) / b.rate * float64(time.Second))), true
+	return now.Add(untilWhole(b.tokens, b.rate)), true
+}
+
+// untilWhole is the time until tokens that grow at a rate a second make one. It is
+// rounded up: who asks again then must not be a fraction too early, over and over.
+func untilWhole(tokens, rate float64) time.Duration {
+	return time.Duration((1-tokens)/rate*float64(time.Second)) + 1
 }
 
 func (b *Bucket) fill(now time.Time) {

@@ -95,11 +95,11 @@ func (r *Result) differing(hops []classic.Hop) []int {
 }
 
 func (r *Result) aboutUDP() string {
-	end := "then reaches the server."
+	end := "then the server."
 	if !slices.ContainsFunc(r.UDP, func(h classic.Hop) bool { return h.Reached }) {
-		end = fmt.Sprintf("and nothing after TTL %d: the firewall drops it.", len(r.UDP))
+		end = fmt.Sprintf("after TTL %d the firewall drops it.", len(r.UDP))
 	}
-	return "1. UDP traceroute: " + r.branches(r.UDP) + ", " + end
+	return "1. UDP traceroute: " + r.branches(r.UDP) + "; " + end
 }
 
 func (r *Result) aboutTCP() string {

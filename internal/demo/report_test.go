@@ -55,12 +55,12 @@ func TestReport(t *testing.T) {
 		"other branches": {result([]byte{1, 12, 13}, []byte{1, 22, 3, 4}), []string{
 			"  2  10.0.0.2            10.0.0.12 ≠           10.0.0.22 ≠\n",
 			"  4  10.0.0.4            *                     10.0.0.4\n",
-			"1. UDP traceroute: other routers at TTL 2 and 3, and nothing after TTL 3: the firewall drops it.\n",
+			"1. UDP traceroute: other routers at TTL 2 and 3; after TTL 3 the firewall drops it.\n",
 			"2. TCP traceroute: other routers at TTL 2: each SYN is a new flow, not the download's.\n",
 			"3. Service Traceroute: the download's own path; 6 MiB arrived intact, 0 retransmits, 0 resets.\n",
 		}},
 		"the same by chance": {result([]byte{1, 2, 3}, []byte{1, 0, 3, 4}), []string{
-			"1. UDP traceroute: by chance the same routers, this time, and nothing after TTL 3",
+			"1. UDP traceroute: by chance the same routers, this time; after TTL 3 the firewall",
 			"2. TCP traceroute: by chance the same routers, this time: each SYN",
 		}},
 	} {

@@ -72,6 +72,9 @@ func (e *Engine) harmed(now time.Time, r *run, what harm) {
 	}
 	if !r.impact.Aborted {
 		r.impact.Aborted = true
+		if a := r.reach.Open(); a.TTL != 0 {
+			r.plan.Lost(a.TTL)
+		}
 		r.reach.Abort()
 		e.stats.Impact.Aborts++
 		e.breaker.trip(now, r.flow.Key.Dst.Addr())

@@ -252,6 +252,39 @@ func TestCircuitBreaker(t *testing.T) {
 	}
 }
 
+// An attempt at a TTL that was asked before must not keep a trace waiting once the
+// breaker has ended it.
+func TestTheBreakerEndsTheAttempt(t *testing.T) {
+	r := newRig(t, false, 6)
+	r.handshake()
+	r.exchange()
+	asked := func() bool { // TTL 4 in the algorithm's order, and now alone
+		s := r.e.runs[0].plan
+		return s.Attempt(4) > 3 && r.e.runs[0].reach.Open().TTL == 4
+	}
+	for i := range 1000 {
+		r.after(10 * time.Millisecond)
+		r.routers(4)
+		if i == 3 {
+			r.now = r.now.Add(rtt)
+			r.in(segment{flags: wire.ACK}) // the destination is nearer than it seems
+		}
+		if len(r.e.runs) == 0 || asked() {
+			break
+		}
+	}
+	if len(r.e.runs) == 0 {
+		t.Fatal("no attempt was made")
+	}
+	r.now = r.now.Add(rtt)
+	r.ack -= 300
+	r.in(segment{flags: wire.ACK, data: 300})
+	r.after(3 * time.Second)
+	if tr := r.traces(); len(tr) != 1 || !tr[0].Impact.Aborted || tr[0].Stop != trace.StopUnknown {
+		t.Errorf("%+v", tr)
+	}
+}
+
 func TestTheBreakerCloses(t *testing.T) {
 	b := breaker{}
 	now := time.Unix(1_800_000_000, 0)

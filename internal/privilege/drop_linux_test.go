@@ -40,7 +40,7 @@ func dropped() error {
 		}
 	}
 	var wg sync.WaitGroup
-	errs := make(chan error, 16)
+	errs := make(chan error, 64) // room for all that can go wrong
 	for range 16 {
 		wg.Go(func() {
 			runtime.LockOSThread()

@@ -117,8 +117,9 @@ type outcome struct {
 	conntrack time.Duration    // the least time the firewall still gave the flow
 	traces    []*trace.Trace
 	sent      uint64
-	lost      uint64 // segments that the slow link lost on purpose
-	trouble   uint64 // and frames that it lost without being asked to
+	lost      uint64        // segments that the slow link lost on purpose
+	trouble   uint64        // and frames that it lost without being asked to
+	stall     time.Duration // the longest that this process had to wait for a processor
 }
 
 // harm are the harm counters of both ends together.
@@ -143,6 +144,7 @@ func (b *bench) run(cfg peer.RunConfig, during func(ctx context.Context)) outcom
 	ctx, cancel := context.WithCancel(b.t.Context())
 	var beside sync.WaitGroup
 	beside.Go(func() { o.conntrack = b.patience(ctx) })
+	beside.Go(func() { o.stall = stalls(ctx) })
 	if during != nil {
 		beside.Go(func() { during(ctx) })
 	}
@@ -166,6 +168,20 @@ func (b *bench) run(cfg peer.RunConfig, during func(ctx context.Context)) outcom
 	beside.Wait()
 	return o
 }
+
+// stalls is the longest that a sleep was overdue: when the machine is so busy, the
+// lab's own hosts and its link stop as well, and TCP takes that for loss.
+func stalls(ctx context.Context) (worst time.Duration) {
+	const nap = 2 * time.Millisecond
+	for ctx.Err() == nil {
+		start := time.Now()
+		time.Sleep(nap)
+		worst = max(worst, time.Since(start)-nap)
+	}
+	return worst
+}
+
+const longestStall = 20 * time.Millisecond
 
 // slow counts what the slow link lost: because it should, and because the machine
 // was too busy.
@@ -310,7 +326,7 @@ func pairCases() []pairCase {
 // pair is a flow and its twin.
 type pair struct {
 	pairCase
-	repeats       int // the lab itself had lost packets
+	repeats       int // the machine was too busy
 	traced, alone outcome
 }
 
@@ -355,6 +371,7 @@ func (b *bench) pair(c pairCase, tracedFirst bool) pair {
 	if c.loss > 0 {
 		cfg.Socket.Congestion = "reno"
 	}
+	// Both twins are run again, whatever they showed, when the machine was too busy.
 	for repeats := 0; ; repeats++ {
 		p := pair{pairCase: c, repeats: repeats}
 		if tracedFirst {
@@ -364,7 +381,8 @@ func (b *bench) pair(c pairCase, tracedFirst bool) pair {
 		if !tracedFirst {
 			p.traced = b.traced(cfg, c.hard)
 		}
-		if p.traced.trouble+p.alone.trouble == 0 || repeats == 3 {
+		calm := max(p.traced.stall, p.alone.stall) < longestStall && p.traced.trouble+p.alone.trouble == 0
+		if calm || repeats == 3 {
 			return p
 		}
 	}
@@ -432,7 +450,7 @@ func lowerBound(x []float64) (mean, low float64) {
 
 func (s summary) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d pairs, %d repeated because the lab dropped packets; %d traces (%d with the destination), %d probes.\n\n", s.pairs, s.repeats, s.traces, s.ended, s.probes)
+	fmt.Fprintf(&b, "%d pairs, %d repetitions because the machine was too busy; %d traces (%d with the destination), %d probes.\n\n", s.pairs, s.repeats, s.traces, s.ended, s.probes)
 	fmt.Fprintf(&b, "| counter, both ends | traced | alone |\n|---|---|---|\n")
 	row := func(traced, alone peer.Counters) {
 		names := slices.Collect(maps.Keys(traced))
@@ -465,7 +483,7 @@ var tailLoss = []string{"Tcp.RetransSegs", "TcpExt.TCPDSACKRecv"}
 // arrive byte for byte, and no counter of either host, nor the firewall, may tell
 // them apart.
 func TestNoHarm(t *testing.T) {
-	cases, labs := pairCases(), 4
+	cases, labs := pairCases(), 5
 	if !full() {
 		cases = shortCases(cases)
 	}
@@ -511,7 +529,7 @@ func (s summary) compare(t *testing.T, what string, all []pair) {
 			// one of the two loses a segment more.
 			v, alone = v-s.lostTraced, alone-s.lostAlone
 		}
-		if v <= max(alone, 0) {
+		if v <= max(alone, 0)+s.chance() {
 			continue
 		}
 		t.Errorf("%s: %s is %d with probes and %d without", what, name, s.traced[name], s.alone[name])
@@ -522,6 +540,16 @@ func (s summary) compare(t *testing.T, what string, all []pair) {
 			}
 		}
 	}
+}
+
+// chance is by how much the sums of two sets of untraced lossy flows differ: a
+// segment that is late by a hair is sent twice. Wrong probes move these counters
+// by tens in one flow (TestWrongProbesShow).
+func (s summary) chance() int64 {
+	if s.lostAlone == 0 {
+		return 0
+	}
+	return 3
 }
 
 // repairs are the counters that a lost segment moves by one.
@@ -560,6 +588,9 @@ func (p pair) check(t *testing.T) {
 		t.Errorf("%v: was not probed", p.pairCase)
 	}
 	for _, tr := range p.traced.traces {
+		if len(p.traced.sum(peer.Jitter)) > 0 {
+			break // the breaker cannot tell a tail-loss probe from harm
+		}
 		if tr.Impact.RSTs+tr.Impact.Retransmits > 0 && p.loss == 0 || tr.Impact.Aborted && p.loss == 0 {
 			t.Errorf("%v: impact %+v", p.pairCase, tr.Impact)
 		}

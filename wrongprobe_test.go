@@ -149,11 +149,13 @@ func TestWrongProbesShow(t *testing.T) {
 		loss     float64
 		lie      lie
 		moves    []expect
+		honest   bool
 		damage   bool // of the stream
 		forgets  bool // the firewall, in five minutes
 	}{
 		{
 			name:     "honest ones",
+			honest:   true,
 			workload: scenario.Workload{Traffic: scenario.Download, Bytes: 4_000_000, NoSACK: true},
 			lie:      lie{every: 20 * time.Millisecond, burst: 4, make: l.honest},
 		},
@@ -265,8 +267,11 @@ func TestWrongProbesShow(t *testing.T) {
 					t.Errorf("%s did not move", e.name)
 				}
 			}
-			if len(test.moves) == 0 && test.loss == 0 && !test.damage && len(o.harm()) > 0 {
-				t.Errorf("harm: %v", o.harm())
+			if harm := o.harm(); test.honest {
+				// The answer to the last probe can meet a socket that has just closed.
+				if delete(harm, "Tcp.OutRsts"); len(harm) > 0 && o.stall < longestStall {
+					t.Errorf("harm: %v", harm)
+				}
 			}
 			if o.flow.Intact == test.damage {
 				t.Errorf("intact: %v: %s", o.flow.Intact, o.flow.Error)

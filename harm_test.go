@@ -483,7 +483,7 @@ var tailLoss = []string{"Tcp.RetransSegs", "TcpExt.TCPDSACKRecv"}
 // arrive byte for byte, and no counter of either host, nor the firewall, may tell
 // them apart.
 func TestNoHarm(t *testing.T) {
-	cases, labs := pairCases(), 5
+	cases, labs := pairCases(), 6
 	if !full() {
 		cases = shortCases(cases)
 	}

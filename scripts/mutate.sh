@@ -5,13 +5,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
+export GIT_CEILING_DIRECTORIES=${dir%/*} # git apply works on the copy, whatever lies above it
 git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$dir" 2>/dev/null || true
 survived=0 killed=0
 for patch in mutate/*.patch; do
   name=$(basename "$patch" .patch)
   if [ $# -gt 0 ] && [[ " $* " != *" $name "* ]]; then continue; fi
   read -r _ _ pkg test < <(grep -m1 '^must fail:' "$patch")
-  if ! (cd "$dir" && patch -p1 -s --no-backup-if-mismatch) <"$patch"; then
+  if ! (cd "$dir" && git apply) <"$patch"; then
     echo "mutate: $name does not apply any more"
     exit 1
   fi
@@ -24,7 +25,7 @@ for patch in mutate/*.patch; do
   else
     killed=$((killed + 1))
   fi
-  (cd "$dir" && patch -R -p1 -s --no-backup-if-mismatch) <"$patch"
+  (cd "$dir" && git apply -R) <"$patch"
 done
 echo "$killed mutations noticed, $survived survived"
 [ "$survived" -eq 0 ] && [ "$killed" -gt 0 ]

@@ -4,7 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if ! command -v gcc >/dev/null; then
-  apt-get update -qq && apt-get install -y -qq gcc libc6-dev >/dev/null
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq gcc libc6-dev >/dev/null
 fi
 pkgs=$(go list ./... | grep -vE '^servicetraceroute$|/internal/lab(/|$)|/internal/(demo|whole)$')
 CGO_ENABLED=1 go test -race -short $pkgs

@@ -1,0 +1,307 @@
+package flow
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"servicetraceroute/internal/capture"
+	"servicetraceroute/internal/wire"
+	"servicetraceroute/trace"
+)
+
+// taps feeds a table with segments of one flow, a millisecond after another.
+type taps struct {
+	t     *testing.T
+	table *Table
+	now   time.Time
+	ifi   int
+	local netip.AddrPort
+	id    uint16
+}
+
+var server = netip.MustParseAddrPort("203.0.113.7:443")
+
+func newTaps(t *testing.T) *taps {
+	return &taps{
+		t: t, table: NewTable(16, time.Minute), now: time.Unix(1_800_000_000, 0), ifi: 2,
+		local: netip.MustParseAddrPort("192.0.2.1:40000"),
+	}
+}
+
+func (a *taps) see(d capture.Direction, ifi int, s wire.TCP) (*Flow, Observation, bool) {
+	ip := wire.Packet{Version: 4, Src: a.local.Addr(), Dst: server.Addr(), TTL: 64, ID: a.id}
+	s.SrcPort, s.DstPort = a.local.Port(), server.Port()
+	if d != capture.Outgoing {
+		ip.Src, ip.Dst, ip.TTL = ip.Dst, ip.Src, 60
+		s.SrcPort, s.DstPort = s.DstPort, s.SrcPort
+	}
+	p := capture.Packet{Time: a.now, Interface: ifi, Direction: d, NextHopKnown: true}
+	return a.table.Observe(&p, &ip, &s)
+}
+
+func (a *taps) out(s wire.TCP) Observation {
+	a.later(time.Millisecond)
+	a.id++
+	_, o, _ := a.see(capture.Outgoing, a.ifi, s)
+	return o
+}
+
+func (a *taps) in(s wire.TCP) Observation {
+	a.later(time.Millisecond)
+	_, o, _ := a.see(capture.Incoming, a.ifi, s)
+	return o
+}
+
+func (a *taps) later(d time.Duration) { a.now = a.now.Add(d) }
+
+// flow is the only one in the table.
+func (a *taps) flow() *Flow {
+	a.t.Helper()
+	if a.table.Len() != 1 {
+		a.t.Fatalf("%d flows", a.table.Len())
+	}
+	return a.table.newest
+}
+
+// handshake leaves our next sequence number at 101 and the peer's at 901.
+func (a *taps) handshake() {
+	scale := wire.TCPOptions{HasWindowScale: true, WindowScale: 7, SACKPermitted: true}
+	a.out(wire.TCP{Flags: wire.SYN, Seq: 100, Window: 64240, Options: scale})
+	a.in(wire.TCP{Flags: wire.SYN | wire.ACK, Seq: 900, Ack: 101, Window: 65160, Options: scale})
+	if o := a.out(wire.TCP{Flags: wire.ACK, Seq: 101, Ack: 901, Window: 502}); !o.Established {
+		a.t.Error("the third segment did not establish the flow")
+	}
+}
+
+func TestHandshake(t *testing.T) {
+	a := newTaps(t)
+	a.handshake()
+	f := a.flow()
+	c := &f.TCP
+	if f.Direction != trace.Out || !c.SACK || c.PeerSpoke || c.SynAcks != 1 || !c.WindowScaleKnown() {
+		t.Errorf("direction %v, %+v", f.Direction, c)
+	}
+	if c.Una != 101 || c.Nxt != 101 || c.PeerNxt != 901 || c.MaxPeerWindow != 65160 {
+		t.Errorf("una %d, nxt %d, peer %d, window %d: a SYN-ACK's window is not scaled", c.Una, c.Nxt, c.PeerNxt, c.MaxPeerWindow)
+	}
+	a.in(wire.TCP{Flags: wire.ACK, Seq: 901, Ack: 101, Window: 1000})
+	if !c.PeerSpoke || c.PeerData || c.MaxPeerWindow != 1000<<7 {
+		t.Errorf("after the peer's word: %+v", c)
+	}
+}
+
+func TestAcceptedFlow(t *testing.T) {
+	a := newTaps(t)
+	a.in(wire.TCP{Flags: wire.SYN, Seq: 900})
+	a.out(wire.TCP{Flags: wire.SYN | wire.ACK, Seq: 100, Ack: 901})
+	if o := a.in(wire.TCP{Flags: wire.ACK, Seq: 901, Ack: 101}); !o.Established || a.flow().Direction != trace.In {
+		t.Errorf("%+v, direction %v", o, a.flow().Direction)
+	}
+}
+
+func TestJoinedLate(t *testing.T) {
+	a := newTaps(t)
+	a.out(wire.TCP{Flags: wire.ACK, Seq: 5000, Ack: 7000, PayloadLen: 100})
+	if c := a.flow().TCP; c.HaveUna || c.Established {
+		t.Errorf("nothing is certain to have arrived yet: %+v", c)
+	}
+	a.in(wire.TCP{Flags: wire.ACK, Seq: 7000, Ack: 5050, Window: 9})
+	c := a.flow().TCP
+	if !c.HaveUna || c.Una != 5050 || c.Nxt != 5100 || !c.Established || !c.PeerSpoke || c.MaxPeerWindow != 9 {
+		t.Errorf("%+v: an unknown window scale is not guessed", c)
+	}
+}
+
+func TestWhatASegmentDid(t *testing.T) {
+	data := func(seq uint32, n int) wire.TCP { return wire.TCP{Flags: wire.ACK, Seq: seq, Ack: 901, PayloadLen: n} }
+	for _, test := range []struct {
+		name                  string
+		segment               wire.TCP
+		retransmit, keepalive bool
+	}{
+		{"new data", data(601, 100), false, false},
+		{"sent before", data(101, 100), true, false},
+		{"partly new", data(501, 200), false, false},
+		{"keepalive without data", data(600, 0), false, true},
+		{"keepalive with a byte", data(600, 1), false, true},
+		{"pure acknowledgement", data(601, 0), false, false},
+		{"the last byte of more", data(590, 11), true, false},
+	} {
+		a := newTaps(t)
+		a.handshake()
+		a.out(data(101, 500))
+		o := a.out(test.segment)
+		if o.Retransmit != test.retransmit || o.Keepalive != test.keepalive {
+			t.Errorf("%s: %+v", test.name, o)
+		}
+		if n := a.flow().Retransmits; n != map[bool]int{true: 1}[test.retransmit] {
+			t.Errorf("%s: %d retransmissions", test.name, n)
+		}
+	}
+}
+
+func TestBytesAreCountedOnce(t *testing.T) {
+	a := newTaps(t)
+	a.handshake()
+	for _, seq := range []uint32{901, 901, 1401, 1151} {
+		a.in(wire.TCP{Flags: wire.ACK, Seq: seq, Ack: 101, PayloadLen: 500})
+	}
+	if f := a.flow(); f.BytesIn != 1000 || f.BytesOut != 0 {
+		t.Errorf("%d bytes in, %d out", f.BytesIn, f.BytesOut)
+	}
+}
+
+func TestRepeatedAcknowledgement(t *testing.T) {
+	a := newTaps(t)
+	a.handshake()
+	ack := wire.TCP{Flags: wire.ACK, Seq: 901, Ack: 101, Window: 500}
+	a.in(ack)
+	if o := a.in(ack); !o.Repeated || !o.InOrder || !o.PureAck || !o.NoSACKBlocks || !o.SameTTL {
+		t.Errorf("%+v", o)
+	}
+	for name, change := range map[string]func(*wire.TCP){
+		"window": func(s *wire.TCP) { s.Window++ },
+		"ack":    func(s *wire.TCP) { s.Ack++ },
+	} {
+		a, s := newTaps(t), ack
+		a.handshake()
+		a.in(s)
+		change(&s)
+		if o := a.in(s); o.Repeated {
+			t.Errorf("another %s is no repetition", name)
+		}
+	}
+}
+
+func TestTupleUsedAgain(t *testing.T) {
+	a := newTaps(t)
+	a.handshake()
+	if o := a.in(wire.TCP{Flags: wire.RST, Seq: 901}); !o.Closed || !o.RST || a.flow().TCP.RSTs != 1 {
+		t.Errorf("%+v", o)
+	}
+	o := a.out(wire.TCP{Flags: wire.SYN, Seq: 70000})
+	if c := a.flow().TCP; !o.FirstSYN || c.Closed || c.Established || c.Nxt != 70001 || c.HaveUna {
+		t.Errorf("the next connection begins with %+v", c)
+	}
+}
+
+func TestSequenceNumbersWrap(t *testing.T) {
+	a := newTaps(t)
+	a.out(wire.TCP{Flags: wire.ACK, Seq: 0xffffff00, Ack: 1, PayloadLen: 0x200})
+	a.in(wire.TCP{Flags: wire.ACK, Seq: 1, Ack: 0xffffff80})
+	a.in(wire.TCP{Flags: wire.ACK, Seq: 1, Ack: 0x100})
+	if c := a.flow().TCP; c.Una != 0x100 || c.Nxt != 0x100 {
+		t.Errorf("una %#x, nxt %#x", c.Una, c.Nxt)
+	}
+}
+
+func TestFollowedNearestTheWire(t *testing.T) {
+	const bridge, port = 5, 2
+	a := newTaps(t)
+	s := wire.TCP{Flags: wire.ACK, Seq: 1, Ack: 1, PayloadLen: 10}
+	for range 3 {
+		a.later(10 * time.Millisecond)
+		a.id++
+		_, first, _ := a.see(capture.Outgoing, bridge, s)
+		a.later(5 * time.Microsecond)
+		if _, o, _ := a.see(capture.Outgoing, port, s); first.Retransmit || o.Retransmit {
+			t.Error("the copy at the second tap is no retransmission")
+		}
+		if e := a.flow().Egress; e.Interface != port {
+			t.Errorf("followed at %d, want the last tap before the wire", e.Interface)
+		}
+		s.Seq += 10
+	}
+	for i := range elsewhereLimit { // rerouted
+		a.later(10 * time.Millisecond)
+		a.id++
+		a.see(capture.Outgoing, 9, s)
+		s.Seq += 10
+		if got, want := a.flow().Egress.Interface == 9, i == elsewhereLimit-1; got != want {
+			t.Errorf("after %d packets elsewhere: followed there %v", i+1, got)
+		}
+	}
+}
+
+func TestIncomingCopies(t *testing.T) {
+	a := newTaps(t)
+	s := wire.TCP{Flags: wire.ACK, Seq: 1, Ack: 1, PayloadLen: 10}
+	if _, _, followed := a.see(capture.Incoming, 2, s); !followed {
+		t.Error("the first tap is nearest the wire")
+	}
+	if _, o, followed := a.see(capture.Incoming, 5, s); followed || o.Retransmit {
+		t.Error("the second tap's copy was taken in")
+	}
+}
+
+func TestTableIsBounded(t *testing.T) {
+	a := newTaps(t)
+	a.table = NewTable(3, time.Minute)
+	var gone []uint16
+	a.table.OnRemove = func(f *Flow) { gone = append(gone, f.Key.Src.Port()) }
+	open := func(port uint16) {
+		a.local = netip.AddrPortFrom(a.local.Addr(), port)
+		a.out(wire.TCP{Flags: wire.SYN})
+	}
+	for _, port := range []uint16{1, 2, 3, 1, 4} { // 2 is unused for longest
+		open(port)
+	}
+	if a.table.Len() != 3 || a.table.Evicted() != 1 || len(gone) != 1 || gone[0] != 2 {
+		t.Errorf("%d flows, %d evicted: %v", a.table.Len(), a.table.Evicted(), gone)
+	}
+	var order []uint16
+	for f := range a.table.Each {
+		order = append(order, f.Key.Src.Port())
+	}
+	if len(order) != 3 || order[0] != 4 || order[1] != 1 || order[2] != 3 {
+		t.Errorf("order of use: %v", order)
+	}
+	a.later(time.Minute - time.Millisecond)
+	open(4)
+	a.table.Expire(a.now)
+	if a.table.Len() != 1 || a.table.Evicted() != 1 {
+		t.Errorf("%d flows after the idle time, %d evicted", a.table.Len(), a.table.Evicted())
+	}
+	a.table.Expire(a.now.Add(time.Hour))
+	open(9) // the list is whole after it was empty
+	if a.table.Len() != 1 {
+		t.Errorf("%d flows", a.table.Len())
+	}
+}
+
+func TestAResetOpensNoFlow(t *testing.T) {
+	a := newTaps(t)
+	if f, _, _ := a.see(capture.Incoming, 2, wire.TCP{Flags: wire.RST}); f != nil || a.table.Len() != 0 {
+		t.Errorf("%+v", f)
+	}
+}
+
+func TestRTT(t *testing.T) {
+	at := time.Unix(1_800_000_000, 0)
+	ms := func(n int) time.Time { return at.Add(time.Duration(n) * time.Millisecond) }
+	var r rttEstimate
+	r.sent(ms(0), 100)
+	r.sent(ms(5), 200) // one segment is timed at a time
+	r.acked(ms(10), 50)
+	r.acked(ms(20), 100)
+	if r.samples != 1 || r.least != 20*time.Millisecond || r.smoothed != r.least {
+		t.Errorf("%+v", r)
+	}
+	r.sent(ms(30), 300)
+	r.forget() // retransmitted: nobody knows which copy is acknowledged
+	r.acked(ms(40), 300)
+	if r.samples != 1 {
+		t.Error("a retransmitted segment was timed")
+	}
+	r.sent(ms(50), 400)
+	r.acked(ms(78), 500)
+	if r.samples != 2 || r.least != 20*time.Millisecond || r.smoothed != 21*time.Millisecond {
+		t.Errorf("%+v", r)
+	}
+	r.sent(ms(90), 600)
+	r.acked(ms(80), 600) // the clock was stepped
+	if r.samples != 2 {
+		t.Error("a negative sample was taken")
+	}
+}

@@ -1,0 +1,554 @@
+package probe
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"servicetraceroute/internal/flow"
+	"servicetraceroute/internal/wire"
+	"servicetraceroute/trace"
+)
+
+var start = time.Unix(1_800_000_000, 0)
+
+func at(ms int) time.Time { return start.Add(time.Duration(ms) * time.Millisecond) }
+
+func TestDistance(t *testing.T) {
+	for ttl, want := range map[uint8]int{64: 1, 63: 2, 50: 15, 1: 64, 128: 1, 65: 64, 120: 9, 255: 1, 129: 127, 250: 6} {
+		if got := Distance(ttl); got != want {
+			t.Errorf("Distance(%d) = %d, want %d", ttl, got, want)
+		}
+	}
+}
+
+// order lists the TTLs that a plan asks for until it wants to wait, and when.
+func order(p *Plan) (ttls, ms []int) {
+	for range 1000 {
+		ttl, due, ok := p.Next()
+		if !ok {
+			break
+		}
+		ttls, ms = append(ttls, ttl), append(ms, int(due.Sub(start)/time.Millisecond))
+		p.Sent(ttl, due)
+	}
+	return ttls, ms
+}
+
+func TestOrders(t *testing.T) {
+	for _, test := range []struct {
+		algorithm trace.Algorithm
+		ttls, ms  []int
+	}{
+		{trace.PacketByPacket, []int{1}, []int{0}},
+		{trace.HopByHop, []int{1, 1}, []int{0, 20}},
+		{trace.Concurrent, []int{1, 2, 3, 1, 2, 3}, []int{0, 1, 2, 20, 21, 22}},
+		{trace.Adaptive, []int{1, 2, 3, 1, 2, 3}, []int{0, 0, 0, 250, 250, 250}},
+	} {
+		params := Defaults()
+		params.Algorithm, params.Probes = test.algorithm, 2
+		ttls, ms := order(NewPlan(params, start, 4, 0))
+		if !slices.Equal(ttls, test.ttls) || !slices.Equal(ms, test.ms) {
+			t.Errorf("%v asks %v at %v, want %v at %v", test.algorithm, ttls, ms, test.ttls, test.ms)
+		}
+	}
+}
+
+// Whatever the algorithm, a plan that hears nothing or everything ends, and never
+// asks at or beyond its boundary or more often than it may.
+func TestPlansEnd(t *testing.T) {
+	for _, algorithm := range []trace.Algorithm{trace.PacketByPacket, trace.HopByHop, trace.Concurrent, trace.Adaptive} {
+		for _, answers := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%v answered %v", algorithm, answers), func(t *testing.T) {
+				params := Defaults()
+				params.Algorithm, params.MaxSilent = algorithm, 0
+				p := NewPlan(params, start, 9, 0)
+				sent, now := map[int]int{}, start
+				for range 1000 {
+					for {
+						ttl, due, ok := p.Next()
+						if !ok || due.After(now) {
+							break
+						}
+						p.Sent(ttl, now)
+						sent[ttl]++
+						if answers {
+							p.Answered(ttl, now)
+						} else {
+							p.Lost(ttl)
+						}
+					}
+					now = now.Add(time.Millisecond)
+				}
+				if !p.Finished() || !p.Complete(8) {
+					t.Errorf("finished %v, complete %v", p.Finished(), p.Complete(8))
+				}
+				for ttl, n := range sent {
+					if ttl >= 9 || n > params.Probes+checksEach {
+						t.Errorf("TTL %d asked %d times", ttl, n)
+					}
+				}
+				if len(sent) != 8 {
+					t.Errorf("asked at %v", sent)
+				}
+			})
+		}
+	}
+}
+
+func TestSilentHopsEndAPlan(t *testing.T) {
+	params := Defaults()
+	params.MaxSilent, params.Probes = 3, 1
+	p := NewPlan(params, start, 20, 0)
+	ttls, _ := order(p)
+	if len(ttls) != 19 {
+		t.Fatalf("asked %v", ttls)
+	}
+	p.Answered(1, start)
+	for ttl := 2; ttl < 20; ttl++ {
+		if p.SilentHops() {
+			t.Fatalf("ended while TTL %d may still answer", ttl)
+		}
+		p.Lost(ttl)
+	}
+	if !p.SilentHops() || !p.Finished() {
+		t.Error("18 silent hops and no end")
+	}
+}
+
+func TestHopsSeenApartAreAskedAgain(t *testing.T) {
+	p := NewPlan(Defaults(), start, 4, 0)
+	order1 := func(ttl, ms int) { p.Sent(ttl, at(ms)); p.Answered(ttl, at(ms)) }
+	order1(1, 0)
+	order1(2, 50)
+	p.Sent(3, at(50))
+	p.Lost(3)
+	order1(3, 400) // long after the others
+	var again []int
+	for range 5 {
+		ttl, _, ok := p.Next()
+		if !ok {
+			break
+		}
+		again = append(again, ttl)
+		p.Sent(ttl, at(410))
+		if p.Finished() {
+			t.Error("finished with a check outstanding")
+		}
+		p.Answered(ttl, at(410))
+	}
+	if !slices.Equal(again, []int{1, 2}) || !p.Finished() || !p.Complete(3) {
+		t.Errorf("asked again: %v, finished %v", again, p.Finished())
+	}
+	p.Recheck(3, at(2000)) // the destination was seen later still
+	ttl, _, ok := p.Next()
+	if !ok || ttl != 3 {
+		t.Fatalf("asked again: %d, %v", ttl, ok)
+	}
+	for range checksEach {
+		p.Sent(3, at(2010))
+		p.Lost(3)
+	}
+	if _, _, ok := p.Next(); ok || p.Complete(3) {
+		t.Error("two silent checks leave the path incomplete")
+	}
+}
+
+// search plays a destination at a true distance; answered says whether an attempt
+// that reaches it is recognised.
+func search(r *Reach, distance int, quiet bool, answered func(n int) bool) (ttl int, attempts []int, ok bool) {
+	now := start
+	for n := 0; ; n++ {
+		if ttl, ok := r.Done(quiet); ok {
+			return ttl, attempts, true
+		}
+		next, due, ok := r.Next(0)
+		if !ok {
+			return 0, attempts, false
+		}
+		if due.After(now) {
+			now = due
+		}
+		r.Sent(next, now)
+		attempts = append(attempts, next)
+		switch {
+		case next < distance:
+			r.Expired(next)
+		case answered(n):
+			r.Hit(now.Add(20 * time.Millisecond))
+		default:
+			r.Miss(!quiet)
+		}
+	}
+}
+
+func TestReachFindsTheDistance(t *testing.T) {
+	always := func(int) bool { return true }
+	for expected := 1; expected <= 12; expected++ {
+		for _, off := range []int{-3, -2, -1, 0, 1, 2, 5} {
+			distance := expected + off
+			if distance < 1 {
+				continue
+			}
+			for _, quiet := range []bool{true, false} {
+				r := NewReach(expected, 32)
+				for ttl := 1; ttl < min(expected, distance); ttl++ {
+					r.Expired(ttl) // the algorithm's own probes
+				}
+				ttl, attempts, ok := search(r, distance, quiet, always)
+				if !ok || ttl != distance {
+					t.Errorf("expected %d, is %d, quiet %v: %d, %v by %v", expected, distance, quiet, ttl, ok, attempts)
+				}
+				if len(attempts) > 8 {
+					t.Errorf("expected %d, is %d: %d attempts", expected, distance, len(attempts))
+				}
+			}
+		}
+	}
+}
+
+func TestReachSurvivesMisses(t *testing.T) {
+	for seed := range uint64(200) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		r := NewReach(6, 32)
+		for ttl := 1; ttl < 6; ttl++ {
+			r.Expired(ttl)
+		}
+		ttl, attempts, ok := search(r, 6, false, func(int) bool { return rng.IntN(3) > 0 })
+		if ok && ttl != 6 {
+			t.Errorf("seed %d: found %d by %v", seed, ttl, attempts)
+		}
+		if len(attempts) > attemptsTotal {
+			t.Errorf("seed %d: %d attempts", seed, len(attempts))
+		}
+	}
+}
+
+func TestReachGivesUp(t *testing.T) {
+	_, attempts, ok := search(NewReach(4, 32), 4, true, func(int) bool { return false })
+	if ok || len(attempts) == 0 || len(attempts) > attemptsTotal {
+		t.Errorf("%v by %v", ok, attempts)
+	}
+	r := NewReach(4, 32)
+	r.Sent(4, start)
+	r.Abort()
+	if _, _, ok := r.Next(0); ok || !r.Exhausted() || r.Open().TTL != 0 {
+		t.Error("it goes on after harm")
+	}
+}
+
+func TestReachKeepsItsDistanceInTime(t *testing.T) {
+	r := NewReach(4, 32)
+	r.Sent(4, start)
+	if _, _, ok := r.Next(0); ok {
+		t.Error("two attempts at once")
+	}
+	r.Miss(true)
+	if _, due, _ := r.Next(time.Millisecond); due != start.Add(ReachingInterval) {
+		t.Errorf("next after %v", due.Sub(start))
+	}
+	if _, due, _ := r.Next(time.Second); due != start.Add(time.Second) {
+		t.Errorf("next after %v on a long path", due.Sub(start))
+	}
+}
+
+func TestReachOvershot(t *testing.T) {
+	r := NewReach(9, 32)
+	r.Expired(3)
+	r.Overshot(5) // the destination answered one of the algorithm's own probes
+	if ttl, _, _ := r.Next(0); ttl != 4 {
+		t.Errorf("tries %d, the next one after the last that expired is 4", ttl)
+	}
+	r.Overshot(3)
+	if r.hi != 5 {
+		t.Error("a TTL that expired cannot have reached")
+	}
+}
+
+func TestReachWhenThePathGrows(t *testing.T) {
+	r := NewReach(4, 32)
+	r.Sent(4, start)
+	r.Hit(at(20))
+	r.Expired(5)
+	if ttl, ok := r.Done(true); ok {
+		t.Errorf("the destination is still said to be at %d", ttl)
+	}
+	if ttl, _, ok := r.Next(0); !ok || ttl <= 5 {
+		t.Errorf("tries %d", ttl)
+	}
+}
+
+// ask lets a responder that answers the given share be asked as often as its
+// bucket allows, and returns the probes of every second.
+func ask(b *Bucket, seconds int, answers func(n int) bool) (rates []int) {
+	for ms := 0; ms < seconds*1000; ms += 5 {
+		if ms%1000 == 0 {
+			rates = append(rates, 0)
+		}
+		for len(b.waiting) < 8 {
+			b.Wait(&Waiter{Grant: func(now time.Time) bool {
+				rates[len(rates)-1]++
+				if answers(rates[len(rates)-1]) {
+					b.Answered(now, now)
+				}
+				return true
+			}})
+		}
+		b.Release(at(ms), func() bool { return true })
+		b.Next(at(ms))
+	}
+	return rates
+}
+
+func TestARateDoublesWhileAnswersCome(t *testing.T) {
+	b := newBucket(start, 50)
+	rates := ask(b, 20, func(int) bool { return true })
+	if rates[0] > bucketBurst+1 {
+		t.Errorf("%d in the first second: the burst is %d", rates[0], bucketBurst)
+	}
+	if b.rate != 50 || rates[len(rates)-1] > 51 || rates[len(rates)-1] < 49 {
+		t.Errorf("rate %v, probes a second %v", b.rate, rates)
+	}
+	for i := 2; i < len(rates); i++ {
+		if rates[i] > max(2*rates[i-1]+1, bucketBurst+2) {
+			t.Errorf("more than doubled: %v", rates)
+		}
+	}
+}
+
+func TestARateIsHalvedAndForbidden(t *testing.T) {
+	b := newBucket(start, 200)
+	// The responder's own limit: ten a second.
+	rates := ask(b, 50, func(n int) bool { return n <= 10 })
+	over := 0
+	for _, n := range rates {
+		if n > 16 {
+			over++
+		}
+	}
+	if over > 3 {
+		t.Errorf("asked far too often in %d seconds of 50: %v", over, rates)
+	}
+	if last := rates[len(rates)-1]; last < 4 || last > 16 {
+		t.Errorf("settled at %d a second: %v", last, rates)
+	}
+	low := newBucket(start, 200)
+	ask(low, 10, func(int) bool { return false })
+	if low.rate < bucketRate {
+		t.Errorf("rate %v: never below one a second", low.rate)
+	}
+}
+
+func TestFirstProbesFirst(t *testing.T) {
+	b := newBucket(start, 1)
+	var got []int
+	for _, attempt := range []int{1, 0, 2, 0, 1} {
+		b.Wait(&Waiter{Attempt: attempt, Grant: func(time.Time) bool { got = append(got, attempt); return true }})
+	}
+	gone := &Waiter{Grant: func(time.Time) bool { t.Error("a withdrawn probe was sent"); return true }}
+	b.Wait(gone)
+	gone.Cancel()
+	b.Release(start, func() bool { return true })
+	if !slices.Equal(got, []int{0, 0, 1, 1, 2}) {
+		t.Errorf("order %v", got)
+	}
+}
+
+func TestAWaitIsNeverTooEarly(t *testing.T) {
+	b := newBucket(start, 200)
+	for b.Take(start) { // until the burst is spent
+	}
+	sent := 0
+	for range 5 {
+		b.Wait(&Waiter{Grant: func(time.Time) bool { sent++; return true }})
+		due, ok := b.Next(start)
+		if !ok || !due.After(start) {
+			t.Fatalf("due %v", due)
+		}
+		b.Release(due, func() bool { return true })
+		if sent != 1 {
+			t.Fatal("asked again at the time that was told, and still refused")
+		}
+		sent, b.tokens, b.filled = 0, 0.3, start
+	}
+}
+
+func TestOneResponderOneAllowance(t *testing.T) {
+	s := NewBuckets(200)
+	hop := netip.MustParseAddr("192.0.2.9")
+	near, far := Place{Interface: 2, TTL: 3}, Place{Interface: 2, TTL: 4}
+	b := s.For(start, near, netip.Addr{})
+	if s.For(start, near, netip.Addr{}) != b || s.For(start, far, netip.Addr{}) == b {
+		t.Error("a place has a bucket of its own until somebody answers there")
+	}
+	b.Take(start)
+	s.Answer(start, start, near, hop, b)
+	own := s.For(start, near, netip.Addr{})
+	if own == b || own.tokens != b.tokens {
+		t.Error("a responder inherits what is left of its burst")
+	}
+	s.Answer(start, start, far, hop, s.For(start, far, netip.Addr{}))
+	if s.For(start, far, netip.Addr{}) != own {
+		t.Error("one address at two TTLs is one responder")
+	}
+	s.Answer(start, start, near, netip.MustParseAddr("192.0.2.13"), own)
+	if s.For(start, near, netip.Addr{}) != b {
+		t.Error("two addresses at one place may be one router")
+	}
+}
+
+func TestLimits(t *testing.T) {
+	b := newBucket(start, 200)
+	b.Missed(start)
+	if b.Limits(start) {
+		t.Error("who never answered is silent, not limited")
+	}
+	b.Answered(at(10), at(5))
+	b.Missed(at(100))
+	if !b.Limits(at(900)) || b.Limits(at(1200)) {
+		t.Error("limited within a second of a miss")
+	}
+}
+
+func talking(una, nxt, window uint32) *flow.Flow {
+	f := &flow.Flow{}
+	f.Key.Src, f.Key.Dst = netip.MustParseAddrPort("192.0.2.1:40000"), netip.MustParseAddrPort("203.0.113.7:443")
+	f.TCP.Una, f.TCP.HaveUna, f.TCP.Nxt, f.TCP.HaveNxt, f.TCP.MaxPeerWindow = una, true, nxt, true, window
+	f.TCP.Newest = flow.Template{Ack: 77, Window: 9, TOS: 0x2b, FlowLabel: 5, Valid: true}
+	return f
+}
+
+func TestOffsets(t *testing.T) {
+	for _, test := range []struct {
+		una, nxt, window uint32
+		want             int
+	}{
+		{1000, 1000, 65535, MaxOffset}, {1000, 1000, 100, 99}, {1000, 1099, 100, 0}, {1000, 1050, 100, 49}, {1000, 5000, 100, 0},
+		{0xfffffff0, 0x10, 100, 67}, {1000, 900, 65535, 0}, {0, 0, 1 << 30, MaxOffset},
+	} {
+		if got := Offsets(&talking(test.una, test.nxt, test.window).TCP); got != test.want {
+			t.Errorf("una %d, nxt %d, window %d: %d offsets, want %d", test.una, test.nxt, test.window, got, test.want)
+		}
+	}
+	for name, spoil := range map[string]func(*flow.TCP){
+		"una": func(c *flow.TCP) { c.HaveUna = false }, "nxt": func(c *flow.TCP) { c.HaveNxt = false },
+		"template": func(c *flow.TCP) { c.Newest.Valid = false },
+	} {
+		f := talking(1, 1, 65535)
+		spoil(&f.TCP)
+		if Offsets(&f.TCP) != 0 {
+			t.Errorf("a probe without knowing %s", name)
+		}
+	}
+}
+
+// Wherever the flow stands, also where numbers wrap, a probe is below SND.UNA and
+// no number is used twice.
+func TestCraft(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for _, una := range []uint32{0, 1, 40, 4000, 1 << 31, 0xffffffff} {
+		f := talking(una, una+20, 70)
+		used := map[uint32]bool{}
+		var p wire.TCPProbe
+		n := 0
+		for ; Craft(&p, f, 3, rng, func(seq uint32) bool { return used[seq] }); n++ {
+			if used[p.Seq] || !wire.SeqLess(p.Seq, una) || wire.SeqDiff(una+20, p.Seq) > 70 {
+				t.Fatalf("una %d: sequence number %d", una, p.Seq)
+			}
+			used[p.Seq] = true
+			if p.Flags != wire.ACK || p.TOS != 0x28 || p.Ack != 77 || p.Window != 9 || p.TTL != 3 || p.FlowLabel != 5 {
+				t.Fatalf("%+v", p)
+			}
+		}
+		if n != 49 {
+			t.Errorf("una %d: %d probes, there is room for 49", una, n)
+		}
+	}
+}
+
+func TestSentIsForgotten(t *testing.T) {
+	table := NewTable(2 * time.Second)
+	rng := rand.New(rand.NewPCG(3, 4))
+	dst := netip.MustParseAddrPort("203.0.113.7:443")
+	add := func(now time.Time, seq uint32) *Sent {
+		s := &Sent{TCPProbe: wire.TCPProbe{Src: netip.MustParseAddrPort("192.0.2.1:40000"), Dst: dst, Seq: seq, ID: table.NewID(rng)}}
+		table.Add(now, s)
+		return s
+	}
+	for i := range 5000 {
+		now := at(10 * i)
+		table.Expire(now)
+		if s := add(now, uint32(i)); s.ID == 0 || s.ID == swap16(s.ID) {
+			t.Fatalf("identification %#x", s.ID)
+		}
+		if table.Len() > 301 {
+			t.Fatalf("%d probes remembered", table.Len())
+		}
+	}
+	if !table.Taken(dst, 4999) || !table.Taken(dst, 4710) || table.Taken(dst, 4000) {
+		t.Error("a number is taken for three seconds")
+	}
+	table.Expire(at(60_000))
+	if table.Len() != 0 || len(table.ids) != 0 {
+		t.Errorf("%d probes, %d identifications left", table.Len(), len(table.ids))
+	}
+}
+
+func TestMatch(t *testing.T) {
+	v4 := Sent{TCPProbe: wire.TCPProbe{
+		Src: netip.MustParseAddrPort("192.0.2.1:40000"), Dst: netip.MustParseAddrPort("203.0.113.7:443"), Seq: 1000, Ack: 77, ID: 0x1234,
+	}, Len: 52}
+	v6 := v4
+	v6.Src, v6.Dst, v6.Len = netip.MustParseAddrPort("[2001:db8::1]:40000"), netip.MustParseAddrPort("[2001:db8::7]:443"), 72
+	table := NewTable(time.Second)
+	table.Add(start, &v4)
+	table.Add(start, &v6)
+	quote := func(s *Sent) wire.Quote {
+		q := wire.Quote{
+			Version: 4, Proto: wire.ProtoTCP, Src: s.Src.Addr(), Dst: s.Dst.Addr(), HasPorts: true, SrcPort: 40000, DstPort: 443,
+			HasSeq: true, Seq: 1000, HasTCPHeader: true, TCPAck: 77, ID: 0x1234, Len: s.Len,
+		}
+		if s == &v6 {
+			q.Version, q.ID = 6, 0
+		}
+		return q
+	}
+	for _, test := range []struct {
+		name   string
+		sent   *Sent
+		change func(*wire.Quote)
+		want   Verdict
+	}{
+		{"as sent", &v4, func(*wire.Quote) {}, Exact},
+		{"as sent, IPv6", &v6, func(*wire.Quote) {}, Exact},
+		{"28 bytes", &v4, func(q *wire.Quote) { q.HasTCPHeader = false }, Exact},
+		{"48 bytes, IPv6", &v6, func(q *wire.Quote) { q.HasTCPHeader = false }, Doubtful},
+		{"swapped ID", &v4, func(q *wire.Quote) { q.ID, q.HasTCPHeader = 0x3412, false }, Exact},
+		{"another ID", &v4, func(q *wire.Quote) { q.ID = 9 }, Exact},
+		{"another ID, 28 bytes", &v4, func(q *wire.Quote) { q.ID, q.HasTCPHeader = 9, false }, Doubtful},
+		{"another acknowledgement", &v4, func(q *wire.Quote) { q.TCPAck++ }, Doubtful},
+		{"swapped length", &v4, func(q *wire.Quote) { q.Len = 52 << 8 }, Exact},
+		{"another length", &v4, func(q *wire.Quote) { q.Len = 1500 }, NoMatch},
+		{"another sequence number", &v4, func(q *wire.Quote) { q.Seq++ }, NoMatch},
+		{"another destination", &v4, func(q *wire.Quote) { q.Dst = q.Dst.Next() }, NoMatch},
+		{"another destination port", &v4, func(q *wire.Quote) { q.DstPort++ }, NoMatch},
+		{"another source: a NAT", &v4, func(q *wire.Quote) { q.Src, q.SrcPort = q.Src.Next(), 9 }, Exact},
+		{"UDP", &v4, func(q *wire.Quote) { q.Proto = wire.ProtoUDP }, NoMatch},
+		{"no sequence number", &v4, func(q *wire.Quote) { q.HasSeq = false }, NoMatch},
+	} {
+		q := quote(test.sent)
+		test.change(&q)
+		s, got := table.Match(&q)
+		if got != test.want || s != nil && s != test.sent {
+			t.Errorf("%s: verdict %d, want %d", test.name, got, test.want)
+		}
+	}
+	q := quote(&v4)
+	q.Src, q.SrcPort, q.TOS = netip.MustParseAddr("198.51.100.9"), 61000, 0x29
+	if d := v4.Differences(&q); d != (Differences{NATSrc: true, NATPort: true, DSCP: true, ECN: true}) {
+		t.Errorf("%+v", d)
+	}
+}

@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
 	"servicetraceroute/internal/capture"
 	"servicetraceroute/internal/inject"
 	"servicetraceroute/internal/lab/nstest"
@@ -216,15 +219,24 @@ func TestLocalAddrs(t *testing.T) {
 	}
 }
 
+// untilError reads past what the kernel itself sends now and then (reports of
+// multicast listeners).
+func (p *pair) untilError() error {
+	for {
+		if _, err := p.ring.ReadBatch(); err != nil {
+			return err
+		}
+	}
+}
+
 func TestDeadlineAndClose(t *testing.T) {
 	p := newPair(t, capture.Config{})
-	p.seen(10 * time.Millisecond)
 	_ = p.ring.SetReadDeadline(time.Time{})
 	go func() {
 		time.Sleep(20 * time.Millisecond)
 		_ = p.ring.SetReadDeadline(time.Unix(1, 0))
 	}()
-	if _, err := p.ring.ReadBatch(); !errors.Is(err, os.ErrDeadlineExceeded) {
+	if err := p.untilError(); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("a deadline in the past: %v", err)
 	}
 	_ = p.ring.SetReadDeadline(time.Time{})
@@ -232,10 +244,122 @@ func TestDeadlineAndClose(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 		p.ring.Close()
 	}()
-	for range 2 {
-		if _, err := p.ring.ReadBatch(); !errors.Is(err, net.ErrClosed) {
-			t.Errorf("after Close: %v", err)
+	if err := p.untilError(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("closed while waiting: %v", err)
+	}
+	if _, err := p.ring.ReadBatch(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+// A tun link carries IP packets without any link header and has no addresses
+// (ARPHRD_NONE, 65534).
+func TestTun(t *testing.T) {
+	ns := nstest.New(t)
+	var tun *os.File
+	var ring *capture.Ring
+	var sink *inject.Socket
+	var index int
+	ns.Must(t, func() (err error) {
+		if tun, err = openTun("tun0"); err != nil {
+			return err
 		}
+		link, err := netlink.LinkByName("tun0")
+		if err != nil {
+			return err
+		}
+		index = link.Attrs().Index
+		if err := netlink.LinkSetUp(link); err != nil {
+			return err
+		}
+		if ring, err = capture.Open(capture.Config{Interfaces: []string{"tun0"}}); err != nil {
+			return err
+		}
+		sink, err = inject.Open()
+		return err
+	})
+	p := &pair{t: t, a: ns, ring: ring, sink: sink}
+	t.Cleanup(func() { ring.Close(); _, _ = ring.ReadBatch(); sink.Close(); tun.Close() })
+	for _, dst := range []string{"10.9.0.2:443", "[fd09::2]:443"} {
+		src := map[bool]string{true: "10.9.0.1:1", false: "[fd09::1]:1"}[dst[0] != '[']
+		if err := sink.Send(tcp(src, dst, 0), index, capture.HardwareAddr{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := tun.Write(tcp("10.9.0.2:443", "10.9.0.1:1", 9)); err != nil {
+		t.Fatal(err)
+	}
+	n := map[capture.Direction]int{}
+	for _, q := range p.seen(100 * time.Millisecond) {
+		var ip wire.Packet
+		if err := ip.Decode(q.Data, q.Len); err != nil {
+			t.Fatalf("%v: %x", err, q.Data)
+		}
+		if ip.Proto != wire.ProtoTCP {
+			continue
+		}
+		n[q.Direction]++
+		if q.Interface != index || !q.NextHopKnown || q.NextHop.Len != 0 {
+			t.Errorf("%+v: a link without addresses needs none", q)
+		}
+	}
+	if n[capture.Outgoing] != 2 || n[capture.Incoming] != 1 {
+		t.Errorf("%v, want 2 out and 1 in", n)
+	}
+}
+
+func openTun(name string) (*os.File, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	req, err := unix.NewIfreq(name)
+	if err != nil {
+		return nil, err
+	}
+	req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// What a filter keeps of a packet: headers of TCP, ICMP errors whole.
+func TestKeptLength(t *testing.T) {
+	p := newPair(t, capture.Config{})
+	quote := tcp("10.9.0.1:1", "10.9.0.2:2", 400)
+	e := wire.ICMPError{
+		Src: netip.MustParseAddr("10.9.0.9"), Dst: netip.MustParseAddr("10.9.0.1"), TTL: 9, Type: 11, Quote: quote,
+	}
+	whole := e.AppendTo(nil)
+	for _, b := range [][]byte{whole, tcp("[fd09::2]:443", "[fd09::1]:1", 1200)} {
+		if err := p.peer.Send(b, index, broadcast); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	for _, q := range p.seen(100 * time.Millisecond) {
+		var ip wire.Packet
+		if err := ip.Decode(q.Data, q.Len); err != nil {
+			t.Fatal(err)
+		}
+		switch ip.Proto {
+		case wire.ProtoICMP:
+			n++
+			if string(q.Data) != string(whole) {
+				t.Errorf("%d bytes of an ICMP error of %d", len(q.Data), len(whole))
+			}
+		case wire.ProtoTCP:
+			n++
+			var s wire.TCP
+			if err := s.Decode(ip.Transport, ip.TransportLen); err != nil || s.PayloadLen != 1200 || len(q.Data) < 40+60 || len(q.Data) > 300 {
+				t.Errorf("kept %d bytes, payload %d, %v", len(q.Data), s.PayloadLen, err)
+			}
+		}
+	}
+	if n != 2 {
+		t.Errorf("%d packets", n)
 	}
 }
 

@@ -10,14 +10,15 @@ import (
 // returns how many bytes of a packet to keep, from the link-layer header on: a
 // TCP header is enough to follow a flow; an ICMP error is needed whole.
 const (
-	snapTCP  = 256  // Ethernet, two VLAN tags, 40 + extensions, 60
+	snapTCP  = 192  // Ethernet, two VLAN tags, 60 of IP, 60 of TCP, and a margin
 	snapICMP = 1600 // with a quote and extensions
 	snapUDP  = 1600
 
-	// Offsets that the kernel gives a meaning: from here on the network header,
-	// or facts about the packet.
+	// Offsets that the kernel gives a meaning (linux/filter.h): from here on the
+	// network header, or facts about the packet.
 	netOffset = 0xfff00000 // SKF_NET_OFF
 	adOffset  = 0xfffff000 // SKF_AD_OFF
+	adProto   = adOffset
 	adType    = adOffset + 4
 	adIndex   = adOffset + 8
 	adHatype  = adOffset + 28
@@ -25,138 +26,188 @@ const (
 	hatypeLoopback = 772
 	typeOutgoing   = 4
 
+	protoICMP, protoTCP, protoUDP, protoICMPv6 = 1, 6, 17, 58
+
 	maxInstructions = 3500 // of the 4096 that the kernel takes
 )
 
-// program builds the filter. Jumps are 8 bits wide, so every test is followed by
-// its own verdict instead of a jump to a common one.
-func program(cfg Config, indexes []int) []bpf.Instruction {
-	narrow := instructionsFor(cfg) < maxInstructions
-	if !narrow {
-		cfg.Ports, cfg.Prefixes = nil, nil
-	}
-	var p []bpf.Instruction
-	add := func(in ...bpf.Instruction) { p = append(p, in...) }
-	drop, keep := bpf.RetConstant{}, func(n uint32) bpf.Instruction { return bpf.RetConstant{Val: n} }
+// The scratch memory of the program.
+const (
+	headerLen = 0 // of the IP header
+	snap      = 1 // what to return if the packet is wanted
+)
 
-	if len(indexes) > 1 {
-		add(bpf.LoadAbsolute{Off: adIndex, Size: 4})
-		for i, index := range indexes {
-			add(bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(index), SkipTrue: uint8(len(indexes) - i)})
-		}
-		add(drop)
+// program builds the filter. A selection too long for the kernel does not narrow
+// at all: whoever reads the ring selects again, and more than it asked for is
+// harmless where less is not.
+func program(cfg Config, indexes []int) []bpf.Instruction {
+	p := assembled(cfg, indexes)
+	if len(p) > maxInstructions {
+		cfg.Ports, cfg.Prefixes = nil, nil
+		p = assembled(cfg, indexes)
 	}
-	// A packet on the loopback interface passes twice; the copy that leaves is
-	// one too many.
-	add(bpf.LoadAbsolute{Off: adHatype, Size: 2},
+	return p
+}
+
+// assembled writes the parts one after another. Conditional jumps are 8 bits wide:
+// over parts of unknown length only the unconditional jump leads.
+func assembled(cfg Config, indexes []int) []bpf.Instruction {
+	p := onInterfaces(indexes)
+	// ETH_P_ALL brings everything that crosses; ARP or LLDP could look like IP
+	// where the version is. Tags are those of outgoing frames: of incoming ones the
+	// kernel takes the first off.
+	p = append(p, bpf.LoadAbsolute{Off: adProto, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0x0800, SkipTrue: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0x86dd, SkipTrue: 3},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0x8100, SkipTrue: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0x88a8, SkipTrue: 1},
+		drop,
+		// A packet on the loopback interface passes twice; the copy that leaves is
+		// one too many.
+		bpf.LoadAbsolute{Off: adHatype, Size: 2},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: hatypeLoopback, SkipTrue: 3},
 		bpf.LoadAbsolute{Off: adType, Size: 1},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: typeOutgoing, SkipTrue: 1},
 		drop)
 	// The version nibble decides, not the Ethernet type: that of an outgoing
 	// packet with a VLAN tag is the tag's.
-	v4, v6 := family4(cfg, keep, drop), family6(cfg, keep, drop)
-	add(bpf.LoadAbsolute{Off: netOffset, Size: 1},
+	v4 := family4(cfg)
+	p = append(p, bpf.LoadAbsolute{Off: netOffset, Size: 1},
 		bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xf0},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0x40, SkipTrue: 1},
-		bpf.Jump{Skip: uint32(len(v4))})
-	add(v4...)
-	add(bpf.LoadAbsolute{Off: netOffset, Size: 1},
-		bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xf0},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0x40, SkipTrue: 3},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0x60, SkipTrue: 1},
-		drop)
-	add(v6...)
-	return p
+		drop,
+		bpf.Jump{Skip: uint32(len(v4))})
+	p = append(p, v4...)
+	return append(p, family6(cfg)...)
 }
 
-func instructionsFor(cfg Config) int { return 2*6*len(cfg.Ports) + 24*len(cfg.Prefixes) + 100 }
+var drop = bpf.RetConstant{}
+
+func keep(n uint32) bpf.Instruction { return bpf.RetConstant{Val: n} }
+
+// onInterfaces passes those of several interfaces; for one alone bind does it.
+func onInterfaces(indexes []int) []bpf.Instruction {
+	if len(indexes) < 2 {
+		return nil
+	}
+	p := []bpf.Instruction{bpf.LoadAbsolute{Off: adIndex, Size: 4}}
+	for i, index := range indexes {
+		p = append(p, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(index), SkipTrue: 1},
+			bpf.Jump{Skip: uint32(2*(len(indexes)-1-i) + 1)})
+	}
+	return append(p, drop)
+}
 
 // family4 is the IPv4 branch; it always returns.
-func family4(cfg Config, keep func(uint32) bpf.Instruction, drop bpf.Instruction) []bpf.Instruction {
-	var p []bpf.Instruction
-	add := func(in ...bpf.Instruction) { p = append(p, in...) }
-	// A fragment that is not the first has no ports.
-	add(bpf.LoadAbsolute{Off: netOffset + 6, Size: 2},
-		bpf.JumpIf{Cond: bpf.JumpBitsNotSet, Val: 0x1fff, SkipTrue: 1}, drop,
-		// A = header length, kept in M[0].
+func family4(cfg Config) []bpf.Instruction {
+	p := []bpf.Instruction{
+		// A fragment that is not the first has no ports.
+		bpf.LoadAbsolute{Off: netOffset + 6, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpBitsNotSet, Val: 0x1fff, SkipTrue: 1},
+		drop,
 		bpf.LoadAbsolute{Off: netOffset, Size: 1},
 		bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0x0f},
 		bpf.ALUOpConstant{Op: bpf.ALUOpMul, Val: 4},
-		bpf.StoreScratch{Src: bpf.RegA, N: 0})
-	add(bpf.LoadAbsolute{Off: netOffset + 9, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 1, SkipTrue: 7})
-	add(bpf.LoadScratch{Dst: bpf.RegX, N: 0},
-		bpf.LoadIndirect{Off: netOffset, Size: 1}, // ICMP type
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 3, SkipTrue: 1}, keep(snapICMP),
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 11, SkipTrue: 1}, keep(snapICMP),
-		drop)
-	narrow := narrowed(cfg, prefixes4(cfg.Prefixes), drop)
-	transports(&p, cfg, narrow, keep, drop, netOffset+9)
-	return p
+		bpf.StoreScratch{Src: bpf.RegA, N: headerLen},
+		bpf.LoadScratch{Dst: bpf.RegX, N: headerLen},
+		bpf.LoadAbsolute{Off: netOffset + 9, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoICMP, SkipTrue: 5},
+		bpf.LoadIndirect{Off: netOffset, Size: 1}, // type: errors of traceroute's kind
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 3, SkipTrue: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 11, SkipTrue: 1},
+		drop,
+		keep(snapICMP),
+	}
+	var tests []prefixTest
+	for _, prefix := range cfg.Prefixes {
+		if prefix = unmapped(prefix); prefix.Addr().Is4() {
+			tests = append(tests, prefixTest{netOffset + 12, prefix}, prefixTest{netOffset + 16, prefix})
+		}
+	}
+	return append(p, transports(cfg, tests)...)
 }
 
 // family6 is the IPv6 branch; it always returns.
-func family6(cfg Config, keep func(uint32) bpf.Instruction, drop bpf.Instruction) []bpf.Instruction {
-	var p []bpf.Instruction
-	add := func(in ...bpf.Instruction) { p = append(p, in...) }
-	add(bpf.LoadConstant{Dst: bpf.RegA, Val: 40}, bpf.StoreScratch{Src: bpf.RegA, N: 0})
-	add(bpf.LoadAbsolute{Off: netOffset + 6, Size: 1})
-	// Extension headers are rare: the decoder walks them.
-	for _, ext := range []uint32{0, 43, 44, 60} {
-		add(bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: ext, SkipTrue: 1}, keep(snapICMP))
+func family6(cfg Config) []bpf.Instruction {
+	p := []bpf.Instruction{
+		bpf.LoadConstant{Dst: bpf.RegA, Val: 40},
+		bpf.StoreScratch{Src: bpf.RegA, N: headerLen},
+		bpf.LoadAbsolute{Off: netOffset + 6, Size: 1},
+		// Extension headers are rare: they pass, and the decoder walks them.
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: 8},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 43, SkipTrue: 7},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 44, SkipTrue: 6},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 60, SkipTrue: 5},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoICMPv6, SkipTrue: 5},
+		// Errors are 1 to 3; neighbour discovery alone would be most of what comes.
+		bpf.LoadAbsolute{Off: netOffset + 40, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpLessOrEqual, Val: 3, SkipTrue: 1},
+		drop,
+		keep(snapICMP),
 	}
-	add(bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 58, SkipTrue: 4},
-		bpf.LoadAbsolute{Off: netOffset + 40, Size: 1}, // ICMPv6 type: errors 1, 2, 3
-		bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: 3, SkipTrue: 1}, keep(snapICMP),
-		drop)
-	narrow := narrowed(cfg, prefixes6(cfg.Prefixes), drop)
-	transports(&p, cfg, narrow, keep, drop, netOffset+6)
-	return p
-}
-
-// transports ends a branch: TCP, and UDP if wanted, pass when narrow lets them.
-func transports(p *[]bpf.Instruction, cfg Config, narrow []bpf.Instruction, keep func(uint32) bpf.Instruction, drop bpf.Instruction, proto uint32) {
-	add := func(in ...bpf.Instruction) { *p = append(*p, in...) }
-	pass := func(number, snap uint32) {
-		add(bpf.LoadAbsolute{Off: proto, Size: 1},
-			bpf.JumpIf{Cond: bpf.JumpEqual, Val: number, SkipTrue: 1},
-			bpf.Jump{Skip: uint32(len(narrow) + 1)})
-		add(narrow...)
-		add(keep(snap))
-	}
-	pass(6, snapTCP)
-	if cfg.UDP {
-		pass(17, snapUDP)
-	}
-	add(drop)
-}
-
-// narrowed falls through when the packet's ports and addresses are wanted and
-// returns a drop otherwise.
-func narrowed(cfg Config, prefixes []bpf.Instruction, drop bpf.Instruction) []bpf.Instruction {
-	var p []bpf.Instruction
-	if len(cfg.Prefixes) > 0 {
-		p = append(p, prefixes...)
-		p = append(p, drop)
-	}
-	if len(cfg.Ports) == 0 {
-		return p
-	}
-	const each = 5 // instructions of one comparison
-	total := 2 * each * len(cfg.Ports)
-	var ports []bpf.Instruction
-	for _, off := range []uint32{netOffset, netOffset + 2} {
-		for _, r := range cfg.Ports {
-			// Behind these instructions stands one drop; a match jumps over it.
-			out := uint32(total - len(ports) - each + 1)
-			ports = append(ports, bpf.LoadScratch{Dst: bpf.RegX, N: 0},
-				bpf.LoadIndirect{Off: off, Size: 2},
-				bpf.JumpIf{Cond: bpf.JumpLessThan, Val: uint32(r.First), SkipTrue: 2},
-				bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: uint32(r.Last), SkipTrue: 1},
-				bpf.Jump{Skip: out})
+	var tests []prefixTest
+	for _, prefix := range cfg.Prefixes {
+		if prefix = unmapped(prefix); prefix.Addr().Is6() {
+			tests = append(tests, prefixTest{netOffset + 8, prefix}, prefixTest{netOffset + 24, prefix})
 		}
 	}
-	p = append(p, ports...)
+	return append(p, transports(cfg, tests)...)
+}
+
+// unmapped is the IPv4 prefix that an IPv4-mapped one means.
+func unmapped(p netip.Prefix) netip.Prefix {
+	if !p.Addr().Is4In6() {
+		return p
+	}
+	return netip.PrefixFrom(p.Addr().Unmap(), max(p.Bits()-96, 0))
+}
+
+// transports ends a branch: TCP, and UDP if wanted, pass where the selection lets
+// them. A holds the protocol.
+func transports(cfg Config, prefixes []prefixTest) []bpf.Instruction {
+	p := []bpf.Instruction{
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoTCP, SkipTrue: 2},
+		bpf.LoadConstant{Dst: bpf.RegA, Val: snapTCP},
+		bpf.Jump{Skip: 1},
+		drop,
+	}
+	if cfg.UDP {
+		p = []bpf.Instruction{
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoTCP, SkipTrue: 2},
+			bpf.LoadConstant{Dst: bpf.RegA, Val: snapTCP},
+			bpf.Jump{Skip: 3},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: protoUDP, SkipTrue: 1},
+			drop,
+			bpf.LoadConstant{Dst: bpf.RegA, Val: snapUDP},
+		}
+	}
+	p = append(p, bpf.StoreScratch{Src: bpf.RegA, N: snap})
+	if len(cfg.Prefixes) > 0 {
+		p = append(p, compile(prefixes)...)
+		p = append(p, drop)
+	}
+	p = append(p, ports(cfg.Ports)...)
+	return append(p, bpf.LoadScratch{Dst: bpf.RegA, N: snap}, bpf.RetA{})
+}
+
+// ports falls through when a port lies in a range and drops otherwise.
+func ports(ranges []PortRange) []bpf.Instruction {
+	if len(ranges) == 0 {
+		return nil
+	}
+	const each = 3 // instructions of one comparison
+	total := 1 + 2*(1+each*len(ranges)) + 1
+	p := []bpf.Instruction{bpf.LoadScratch{Dst: bpf.RegX, N: headerLen}}
+	for _, off := range []uint32{netOffset, netOffset + 2} { // source, destination
+		p = append(p, bpf.LoadIndirect{Off: off, Size: 2})
+		for _, r := range ranges {
+			p = append(p, bpf.JumpIf{Cond: bpf.JumpLessThan, Val: uint32(r.First), SkipTrue: 2},
+				bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: uint32(r.Last), SkipTrue: 1})
+			p = append(p, bpf.Jump{Skip: uint32(total - len(p) - 1)})
+		}
+	}
 	return append(p, drop)
 }
 
@@ -164,26 +215,6 @@ func narrowed(cfg Config, prefixes []bpf.Instruction, drop bpf.Instruction) []bp
 type prefixTest struct {
 	off    uint32
 	prefix netip.Prefix
-}
-
-func prefixes4(all []netip.Prefix) []bpf.Instruction {
-	var tests []prefixTest
-	for _, p := range all {
-		if p.Addr().Is4() {
-			tests = append(tests, prefixTest{netOffset + 12, p}, prefixTest{netOffset + 16, p})
-		}
-	}
-	return compile(tests)
-}
-
-func prefixes6(all []netip.Prefix) []bpf.Instruction {
-	var tests []prefixTest
-	for _, p := range all {
-		if p.Addr().Is6() {
-			tests = append(tests, prefixTest{netOffset + 8, p}, prefixTest{netOffset + 24, p})
-		}
-	}
-	return compile(tests)
 }
 
 // compile writes the tests one after another. A match jumps behind the whole and

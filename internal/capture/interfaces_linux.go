@@ -1,6 +1,9 @@
 package capture
 
 import (
+	"encoding/binary"
+	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -12,9 +15,9 @@ import (
 // names asks the socket's own network namespace for interface names, wherever
 // the asking thread is (netdevice(7)).
 type names struct {
-	fd    int
-	mu    sync.Mutex
-	known map[int]named
+	control func(func(fd int) error) error
+	mu      sync.Mutex
+	known   map[int]named
 }
 
 type named struct {
@@ -33,7 +36,7 @@ func (n *names) name(index int) string {
 	req, _ := unix.NewIfreq("")
 	req.SetUint32(uint32(index))
 	name := ""
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(n.fd), unix.SIOCGIFNAME, uintptr(unsafe.Pointer(req))); errno == 0 {
+	if n.control(func(fd int) error { return unix.IoctlIfreq(fd, unix.SIOCGIFNAME, req) }) == nil {
 		name = req.Name()
 	}
 	if n.known == nil || len(n.known) > 4096 {
@@ -48,7 +51,7 @@ func (n *names) index(name string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := unix.IoctlIfreq(n.fd, unix.SIOCGIFINDEX, req); err != nil {
+	if err := n.control(func(fd int) error { return unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, req) }); err != nil {
 		return 0, err
 	}
 	return int(req.Uint32()), nil
@@ -57,8 +60,10 @@ func (n *names) index(name string) (int, error) {
 // addrLister reads the namespace's addresses over one rtnetlink(7) socket.
 type addrLister struct {
 	mu  sync.Mutex
-	fd  int
+	fd  int // -1: closed
 	seq uint32
+
+	changed bool // during the dump
 }
 
 func (l *addrLister) open() error {
@@ -77,21 +82,40 @@ func (l *addrLister) open() error {
 func (l *addrLister) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.fd > 0 {
+	if l.fd >= 0 {
 		unix.Close(l.fd)
-		l.fd = 0
+		l.fd = -1
 	}
 }
 
-// LocalAddrs returns the addresses of the ring's network namespace.
-func (r *Ring) LocalAddrs() ([]netip.Addr, error) { return r.local.list() }
+// LocalAddrs returns the addresses of the ring's network namespace. It may be
+// called from any goroutine. Errors match net.ErrClosed after Close.
+func (r *Ring) LocalAddrs() ([]netip.Addr, error) {
+	addrs, err := r.local.list()
+	if err != nil {
+		return nil, fmt.Errorf("capture: list addresses: %w", err)
+	}
+	return addrs, nil
+}
 
-func (l *addrLister) list() ([]netip.Addr, error) {
+// list repeats a dump during which the addresses changed: it may lack some. The
+// kernel says so (NLM_F_DUMP_INTR).
+func (l *addrLister) list() (addrs []netip.Addr, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.fd == 0 {
-		return nil, unix.EBADF
+	if l.fd < 0 {
+		return nil, net.ErrClosed
 	}
+	for range 5 {
+		l.changed = false
+		if addrs, err = l.dump(); err != nil || !l.changed {
+			break
+		}
+	}
+	return addrs, err // changing all the time: the last is the best there is
+}
+
+func (l *addrLister) dump() ([]netip.Addr, error) {
 	l.seq++
 	req := make([]byte, unix.SizeofNlMsghdr+unix.SizeofIfAddrmsg)
 	h := (*unix.NlMsghdr)(unsafe.Pointer(&req[0]))
@@ -112,7 +136,7 @@ func (l *addrLister) list() ([]netip.Addr, error) {
 			return nil, err
 		}
 		done := false
-		if all, done, err = l.messages(buf[:n], all); done || err != nil {
+		if all, done, err = l.messages(buf[:n], all); done {
 			return all, err
 		}
 	}
@@ -126,12 +150,15 @@ func (l *addrLister) messages(b []byte, all []netip.Addr) (addrs []netip.Addr, d
 			return all, true, unix.EBADMSG
 		}
 		body := b[unix.SizeofNlMsghdr:h.Len]
+		if h.Flags&unix.NLM_F_DUMP_INTR != 0 {
+			l.changed = true // read on: the next dump can begin only when this one is over
+		}
 		switch {
 		case h.Seq != l.seq: // of a dump that was given up
 		case h.Type == unix.NLMSG_DONE:
 			return all, true, nil
-		case h.Type == unix.NLMSG_ERROR:
-			return all, true, unix.EIO
+		case h.Type == unix.NLMSG_ERROR && len(body) >= 4:
+			return nil, true, unix.Errno(-int32(binary.NativeEndian.Uint32(body)))
 		case h.Type == unix.RTM_NEWADDR && len(body) >= unix.SizeofIfAddrmsg:
 			all = appendAddrs(all, body[unix.SizeofIfAddrmsg:])
 		}

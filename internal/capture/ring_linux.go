@@ -20,17 +20,21 @@ const (
 	blockSize   = 128 << 10
 	// retire is after how many milliseconds the kernel hands over a block that is
 	// not full: no packet waits longer, so handshakes and ICMP errors are here
-	// within 2 ms. An empty block wakes nobody.
+	// within 2 ms (before Linux 6.18 within a tick or two of the kernel, each up to
+	// 10 ms). An empty block wakes nobody.
 	retire = 1
 )
 
 // Ring is a packet socket with a TPACKET_V3 ring (packet(7), Linux
 // networking/packet_mmap.rst) over the interfaces of one network namespace: that
 // of the thread which opened it. It implements Source.
+//
+// Close may come from any goroutine while another still uses the packets of its
+// last batch. So the one that reads unmaps the memory, when ReadBatch returns
+// net.ErrClosed; only if no batch is out, Close does.
 type Ring struct {
 	file  *os.File // the socket, non-blocking, so that waits obey deadlines
 	conn  syscall.RawConn
-	fd    int
 	names names
 	local addrLister
 
@@ -62,14 +66,13 @@ func Open(cfg Config) (*Ring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("capture: open packet socket: %w", err)
 	}
-	r := &Ring{fd: fd, cfg: cfg, names: names{fd: fd}}
+	r := &Ring{cfg: cfg, file: os.NewFile(uintptr(fd), "packet socket"), local: addrLister{fd: -1}}
 	r.look = r.ready
-	if err := r.setUp(); err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("capture: %w", err)
-	}
-	r.file = os.NewFile(uintptr(fd), "packet socket")
 	if r.conn, err = r.file.SyscallConn(); err != nil {
+		return nil, errors.Join(fmt.Errorf("capture: %w", err), r.file.Close())
+	}
+	r.names.control = r.control
+	if err := r.setUp(); err != nil {
 		return nil, errors.Join(fmt.Errorf("capture: %w", err), r.Close())
 	}
 	return r, nil
@@ -86,10 +89,10 @@ func (r *Ring) setUp() error {
 	if err := r.local.open(); err != nil {
 		return fmt.Errorf("open route socket: %w", err)
 	}
-	if err := r.attach([]bpf.Instruction{bpf.RetConstant{}}); err != nil {
+	if err := r.attach(nothing); err != nil {
 		return err
 	}
-	if err := r.mapRing(); err != nil {
+	if err := r.control(r.mapRing); err != nil {
 		return err
 	}
 	if err := r.attach(program(r.cfg, r.indexes)); err != nil {
@@ -99,14 +102,23 @@ func (r *Ring) setUp() error {
 	if len(r.indexes) == 1 {
 		addr.Ifindex = r.indexes[0]
 	}
-	if err := unix.Bind(r.fd, &addr); err != nil {
+	if err := r.control(func(fd int) error { return unix.Bind(fd, &addr) }); err != nil {
 		return fmt.Errorf("bind packet socket: %w", err)
 	}
 	return nil
 }
 
-func (r *Ring) mapRing() error {
-	if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V3); err != nil {
+// control runs f on the socket. A Close meanwhile waits, so that f never meets
+// another file which got the number.
+func (r *Ring) control(f func(fd int) error) (err error) {
+	if r.conn.Control(func(fd uintptr) { err = f(int(fd)) }) != nil {
+		return net.ErrClosed
+	}
+	return err
+}
+
+func (r *Ring) mapRing(fd int) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V3); err != nil {
 		return fmt.Errorf("PACKET_VERSION: %w", err)
 	}
 	size := r.cfg.RingBytes
@@ -118,16 +130,19 @@ func (r *Ring) mapRing() error {
 		Block_size: blockSize, Block_nr: uint32(r.blocks),
 		Frame_size: 2048, Frame_nr: uint32(r.blocks * (blockSize / 2048)), Retire_blk_tov: retire,
 	}
-	if err := unix.SetsockoptTpacketReq3(r.fd, unix.SOL_PACKET, unix.PACKET_RX_RING, &req); err != nil {
+	if err := unix.SetsockoptTpacketReq3(fd, unix.SOL_PACKET, unix.PACKET_RX_RING, &req); err != nil {
 		return fmt.Errorf("PACKET_RX_RING of %d bytes: %w", r.blocks*blockSize, err)
 	}
 	var err error
-	r.mem, err = unix.Mmap(r.fd, 0, r.blocks*blockSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	r.mem, err = unix.Mmap(fd, 0, r.blocks*blockSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return fmt.Errorf("map the ring: %w", err)
 	}
 	return nil
 }
+
+// nothing is the filter that lets nothing pass.
+var nothing = []bpf.Instruction{drop}
 
 func (r *Ring) attach(instructions []bpf.Instruction) error {
 	raw, err := bpf.Assemble(instructions)
@@ -139,20 +154,22 @@ func (r *Ring) attach(instructions []bpf.Instruction) error {
 		filter[i] = unix.SockFilter{Code: in.Op, Jt: in.Jt, Jf: in.Jf, K: in.K}
 	}
 	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	if err := unix.SetsockoptSockFprog(r.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog); err != nil {
+	err = r.control(func(fd int) error {
+		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog)
+	})
+	if err != nil {
 		return fmt.Errorf("attach filter of %d instructions: %w", len(filter), err)
 	}
 	return nil
 }
 
 // SetFilter narrows or widens what is captured, in place: opening anew would
-// cost 12 ms and lose packets. Interfaces stay as they were.
+// cost 12 ms and lose packets. Interfaces and memory stay as they were. It may be
+// called while another goroutine reads.
 func (r *Ring) SetFilter(cfg Config) error {
-	cfg.Interfaces, cfg.RingBytes = r.cfg.Interfaces, r.cfg.RingBytes
 	if err := r.attach(program(cfg, r.indexes)); err != nil {
 		return fmt.Errorf("capture: %w", err)
 	}
-	r.cfg = cfg
 	return nil
 }
 
@@ -170,8 +187,8 @@ func (r *Ring) ReadBatch() ([]Packet, error) {
 	if !r.enter() {
 		return nil, net.ErrClosed
 	}
-	r.giveBack()
 	for {
+		r.giveBack()
 		if r.take() > 0 {
 			return r.batch, nil
 		}
@@ -318,23 +335,29 @@ func (r *Ring) InterfaceName(index int) string { return r.names.name(index) }
 
 // Stats implements Source. The kernel's counters start anew with every look.
 func (r *Ring) Stats() Stats {
-	if st, err := unix.GetsockoptTpacketStatsV3(r.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil && !r.closed.Load() {
-		r.dropped += uint64(st.Drops)
-		r.seen += uint64(st.Packets) // dropped ones included
-	}
+	_ = r.control(func(fd int) error {
+		st, err := unix.GetsockoptTpacketStatsV3(fd, unix.SOL_PACKET, unix.PACKET_STATISTICS)
+		if err == nil {
+			r.dropped += uint64(st.Drops)
+			r.seen += uint64(st.Packets) // dropped ones included
+		}
+		return err
+	})
 	return Stats{Seen: max(r.seen, r.handedOut), Dropped: r.dropped}
 }
 
-// Close implements Source. The shared memory goes with the next ReadBatch, whose
-// caller may still be using the last batch; or now, if there is none.
+// Close implements Source.
 func (r *Ring) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed.Swap(true) {
 		return nil
 	}
+	// The mapping keeps the socket alive (mmap(2)): until it goes, the kernel must
+	// have nothing to write there.
+	_ = r.attach(nothing)
 	r.local.close()
-	err := r.closeSocket()
+	err := r.file.Close()
 	if !r.inside {
 		r.unmap()
 	}
@@ -342,13 +365,6 @@ func (r *Ring) Close() error {
 		return fmt.Errorf("capture: close: %w", err)
 	}
 	return nil
-}
-
-func (r *Ring) closeSocket() error {
-	if r.file != nil {
-		return r.file.Close()
-	}
-	return unix.Close(r.fd)
 }
 
 func (r *Ring) unmap() {

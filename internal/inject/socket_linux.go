@@ -42,7 +42,7 @@ func (s *Socket) Send(packet []byte, ifindex int, nextHop capture.HardwareAddr) 
 		return net.ErrClosed
 	}
 	if len(packet) == 0 {
-		return unix.EINVAL
+		return fmt.Errorf("inject: send: empty packet: %w", syscall.EINVAL)
 	}
 	proto := uint16(unix.ETH_P_IP)
 	if packet[0]>>4 == 6 {

@@ -22,7 +22,9 @@ func (r *Ring) SetFilter(Config) error { return errors.ErrUnsupported }
 type unsupported struct{}
 
 // Error implements error.
-func (unsupported) Error() string { return "capture: packet capture is not supported on " + runtime.GOOS + " (needs Linux)" }
+func (unsupported) Error() string {
+	return "capture: packet capture is not supported on " + runtime.GOOS + " (needs Linux)"
+}
 
 // Is implements the errors package's convention.
 func (unsupported) Is(target error) bool { return target == errors.ErrUnsupported }

@@ -19,7 +19,9 @@ func Open() (*Socket, error) {
 type unsupported struct{}
 
 // Error implements error.
-func (unsupported) Error() string { return "inject: sending probes is not supported on " + runtime.GOOS + " (needs Linux)" }
+func (unsupported) Error() string {
+	return "inject: sending probes is not supported on " + runtime.GOOS + " (needs Linux)"
+}
 
 // Is implements the errors package's convention.
 func (unsupported) Is(target error) bool { return target == errors.ErrUnsupported }

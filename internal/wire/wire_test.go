@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/netip"
 	"testing"
+	"unsafe"
 )
 
 var (
@@ -112,14 +113,13 @@ func TestQuoteOfAnError(t *testing.T) {
 }
 
 func TestMPLSExtension(t *testing.T) {
-	ext := []byte{0x20, 0, 0, 0, 0, 8, 1, 1, 0x03, 0xe8, 0x11, 0x01} // label 16001, S, TTL 1
 	for _, dst := range []netip.Addr{a4.Addr(), a6.Addr()} {
 		p := probe(a4, b4)
 		typ := uint8(11)
 		if dst.Is6() {
 			p, typ = probe(a6, b6), 3
 		}
-		e := ICMPError{Src: dst, Dst: dst, TTL: 64, Type: typ, Quote: p.AppendTo(nil), Extensions: ext}
+		e := ICMPError{Src: dst, Dst: dst, TTL: 64, Type: typ, Quote: p.AppendTo(nil), Extensions: mpls}
 		var ip Packet
 		var m ICMP
 		b := e.AppendTo(nil)
@@ -166,6 +166,9 @@ func TestNothingAllocates(t *testing.T) {
 	}
 }
 
+// mpls is an extension structure: label 16001, bottom of the stack, TTL 1.
+var mpls = []byte{0x20, 0, 0, 0, 0, 8, 1, 1, 0x03, 0xe8, 0x11, 0x01}
+
 func seeds(f *testing.F) {
 	for _, p := range []TCPProbe{probe(a4, b4), probe(a6, b6)} {
 		b := p.AppendTo(nil)
@@ -175,10 +178,23 @@ func seeds(f *testing.F) {
 		if p.Dst.Addr().Is6() {
 			typ = 3
 		}
-		e := ICMPError{Src: p.Dst.Addr(), Dst: p.Src.Addr(), TTL: 9, Type: typ, Quote: b, Extensions: []byte{0x20, 0, 0, 0, 0, 8, 1, 1, 3, 0xe8, 0x11, 1}}
+		e := ICMPError{Src: p.Dst.Addr(), Dst: p.Src.Addr(), TTL: 9, Type: typ, Quote: b, Extensions: mpls}
 		f.Add(e.AppendTo(nil))
 	}
 	f.Add([]byte{0x60, 0, 0, 0, 0, 16, 0, 9, 1, 2, 3})
+}
+
+// within reports whether sub is a part of b itself, not a copy.
+func within(b, sub []byte) bool {
+	if len(sub) == 0 {
+		return true
+	}
+	if len(b) == 0 {
+		return false
+	}
+	from := uintptr(unsafe.Pointer(&b[0]))
+	at := uintptr(unsafe.Pointer(&sub[0]))
+	return at >= from && at+uintptr(len(sub)) <= from+uintptr(len(b))
 }
 
 func FuzzPacket(f *testing.F) {
@@ -188,31 +204,51 @@ func FuzzPacket(f *testing.F) {
 		if p.Decode(b, len(b)) != nil {
 			return
 		}
-		if p.TransportLen < 0 || p.Len < 0 || len(p.Transport) > len(b) || !p.Src.IsValid() || p.Src.Is4In6() && p.Version == 4 {
+		if p.TransportLen < 0 || p.Len < p.TransportLen || !within(b, p.Transport) || p.Src.BitLen() != map[uint8]int{4: 32, 6: 128}[p.Version] ||
+			p.Src.BitLen() != p.Dst.BitLen() || len(p.Transport) > max(p.TransportLen, 0) {
 			t.Errorf("%+v", p)
 		}
-		if len(p.Transport) > 0 && !bytes.Contains(b, p.Transport) {
-			t.Error("the transport is not part of the packet")
+		var longer Packet // one more byte of padding changes nothing that is told
+		if longer.Decode(append(b[:len(b):len(b)], 0), len(b)) == nil && longer.Len == p.Len && !bytes.Equal(longer.Transport, p.Transport) &&
+			len(longer.Transport) > p.TransportLen {
+			t.Errorf("padding became transport: %+v", longer)
 		}
 	})
 }
 
 func FuzzTCP(f *testing.F) {
 	seeds(f)
+	for _, p := range []TCPProbe{probe(a4, b4), probe(a6, b6)} {
+		var ip Packet
+		b := p.AppendTo(nil)
+		_ = ip.Decode(b, len(b))
+		f.Add(ip.Transport)
+	}
+	f.Add([]byte{0, 1, 0, 2, 0, 0, 0, 1, 0, 0, 0, 2, 0x80, 0x12, 0, 9, 0, 0, 0, 0, 2, 4, 5, 0xb4, 4, 2, 3, 3, 7, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		var s TCP
-		if s.Decode(b, len(b)) == nil && (s.PayloadLen < 0 || len(s.Payload) > s.PayloadLen) {
-			t.Errorf("%+v", s)
+		for _, wireLen := range []int{0, len(b), len(b) + 1000} {
+			var s TCP
+			if s.Decode(b, wireLen) == nil && (s.PayloadLen < 0 || len(s.Payload) > s.PayloadLen || !within(b, s.Payload)) {
+				t.Errorf("%d bytes on the wire: %+v", wireLen, s)
+			}
 		}
 	})
 }
 
 func FuzzICMP(f *testing.F) {
 	seeds(f)
+	for _, p := range []TCPProbe{probe(a4, b4), probe(a6, b6)} {
+		e := ICMPError{Src: p.Dst.Addr(), Dst: p.Src.Addr(), TTL: 9, Type: 3, Quote: p.AppendTo(nil), Extensions: mpls}
+		var ip Packet
+		b := e.AppendTo(nil)
+		_ = ip.Decode(b, len(b))
+		f.Add(ip.Transport)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, version := range []uint8{4, 6} {
 			var m ICMP
-			if m.Decode(version, b) == nil && len(m.Quote)+len(m.Extensions) > len(b) {
+			if m.Decode(version, b) == nil &&
+				(len(m.Quote)+len(m.Extensions) > len(b) || !within(b, m.Quote) || !within(b, m.Extensions) || m.Kind == OtherICMP && m.Quote != nil) {
 				t.Errorf("%+v", m)
 			}
 		}
@@ -223,7 +259,8 @@ func FuzzQuote(f *testing.F) {
 	seeds(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var q Quote
-		if q.Decode(b) == nil && (len(q.Transport) > len(b) || q.HasTCPHeader && !q.HasSeq || q.HasSeq && !q.HasPorts) {
+		if q.Decode(b) == nil && (q.Len < 0 || !within(b, q.Transport) || q.HasTCPHeader && !q.HasSeq || q.HasSeq && !q.HasPorts ||
+			q.HasTimestamp && !q.HasTCPHeader || q.HasUDP && q.HasSeq || !q.Src.IsValid() || !q.Dst.IsValid()) {
 			t.Errorf("%+v", q)
 		}
 	})

@@ -302,11 +302,7 @@ func (r *Ring) nextHop(hatype uint16, mac, link int) (a HardwareAddr, known bool
 // wait blocks until the socket is readable, the deadline passes or Close.
 func (r *Ring) wait() error {
 	r.looked = false
-	err := r.conn.Read(r.look)
-	if errors.Is(err, os.ErrClosed) {
-		return net.ErrClosed
-	}
-	return err
+	return r.conn.Read(r.look)
 }
 
 // ready is asked before sleeping and after waking. Readiness is told once per
@@ -321,13 +317,14 @@ func (r *Ring) ready(uintptr) bool {
 
 // SetReadDeadline implements Source.
 func (r *Ring) SetReadDeadline(t time.Time) error {
-	if err := r.file.SetReadDeadline(t); err != nil {
-		if errors.Is(err, os.ErrClosed) {
-			return net.ErrClosed
-		}
-		return fmt.Errorf("capture: %w", err)
+	err := r.file.SetReadDeadline(t)
+	switch {
+	case err == nil:
+		return nil
+	case r.closed.Load(): // os has an error of its own for that
+		return net.ErrClosed
 	}
-	return nil
+	return fmt.Errorf("capture: %w", err)
 }
 
 // InterfaceName implements Source.

@@ -363,13 +363,57 @@ func TestKeptLength(t *testing.T) {
 	}
 }
 
+// A batch stays readable when another goroutine closes; nothing else is left.
+func TestCloseWhileABatchIsUsed(t *testing.T) {
+	p := newPair(t, capture.Config{})
+	b := tcp("10.9.0.1:1000", "10.9.0.2:443", 0)
+	for range 3 {
+		if err := p.sink.Send(b, index, broadcast); err != nil {
+			t.Fatal(err)
+		}
+	}
+	batch, err := p.ring.ReadBatch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() { done <- p.ring.Close() }()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	for _, q := range batch {
+		if len(q.Data) == 0 || q.Data[0]>>4 != 4 && q.Data[0]>>4 != 6 {
+			t.Errorf("%+v", q)
+		}
+	}
+	if s := p.ring.Stats(); s.Seen == 0 {
+		t.Errorf("%+v", s)
+	}
+	if name := p.ring.InterfaceName(1); name != "" {
+		t.Errorf("a closed ring knows %q", name)
+	}
+	_, errRead := p.ring.ReadBatch()
+	_, errAddrs := p.ring.LocalAddrs()
+	for what, err := range map[string]error{
+		"ReadBatch": errRead, "LocalAddrs": errAddrs, "SetReadDeadline": p.ring.SetReadDeadline(time.Time{}),
+		"SetFilter": p.ring.SetFilter(capture.Config{}),
+	} {
+		if !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%s after Close: %v", what, err)
+		}
+	}
+	if err := p.ring.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestInterfaces(t *testing.T) {
 	ns := nstest.New(t)
 	err := ns.Do(func() error {
 		_, err := capture.Open(capture.Config{Interfaces: []string{"eth9"}})
 		return err
 	})
-	if !errors.Is(err, capture.ErrNoInterface) {
+	if !errors.Is(err, capture.ErrNoInterface) || err.Error() != `capture: interface "eth9": no such interface` {
 		t.Errorf("%v", err)
 	}
 	ns.Must(t, func() error {

@@ -4,13 +4,24 @@ package privilege
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 )
 
+// Capability is a number of capabilities(7).
+type Capability uint8
+
+// What the project asks for.
+const (
+	NetAdmin Capability = 12 // CAP_NET_ADMIN
+	NetRaw   Capability = 13 // CAP_NET_RAW: packet sockets
+)
+
 // Hint says what helps against an error of missing privileges; empty when the
-// error is of another kind.
+// error is of another kind. A file that may not be opened is of another kind.
 func Hint(err error) string {
-	if !errors.Is(err, os.ErrPermission) {
+	var file *fs.PathError
+	if !errors.Is(err, os.ErrPermission) || errors.As(err, &file) {
 		return ""
 	}
 	return "run as root, or once: chgrp GROUP FILE && chmod 0750 FILE && setcap cap_net_raw+ep FILE " +

@@ -8,23 +8,34 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"servicetraceroute/internal/lab/nstest"
 )
 
 const childEnv = "SERVICE_TRACEROUTE_PRIVILEGE_CHILD"
 
-// TestMain plays the child of TestDrop, whose privileges are gone for good.
+// TestMain plays the child of the tests below, whose privileges are gone for good.
 func TestMain(m *testing.M) {
-	if os.Getenv(childEnv) == "" {
+	runtime.LockOSThread() // with cgo only this thread drops
+	var err error
+	switch os.Getenv(childEnv) {
+	case "":
+		runtime.UnlockOSThread()
 		os.Exit(m.Run())
+	case "drop":
+		err = dropped()
+	case "keep":
+		err = kept()
 	}
-	if err := dropped(); err != nil {
+	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
-	fmt.Println("dropped")
+	fmt.Println("dropped as", os.Getuid(), os.Getgid())
 }
 
 // dropped drops and then tries, on many threads, what is no longer allowed.
@@ -39,17 +50,64 @@ func dropped() error {
 			return fmt.Errorf("the socket from before: %w", err)
 		}
 	}
+	return onThreads(func() error {
+		if _, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, 0); !errors.Is(err, os.ErrPermission) {
+			return fmt.Errorf("packet socket after the drop: %v", err)
+		}
+		return expect(0)
+	})
+}
+
+// kept keeps one capability, which still works, and what it never had.
+func kept() error {
+	held, err := capabilities()
+	if err != nil {
+		return err
+	}
+	if err := Drop(NetRaw, 60); err != nil {
+		return err
+	}
+	want := uint64(held[0].Permitted) & (1 << NetRaw)
+	return onThreads(func() error {
+		if want != 0 {
+			fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, 0)
+			if err != nil {
+				return fmt.Errorf("with CAP_NET_RAW kept: %w", err)
+			}
+			unix.Close(fd)
+		}
+		return expect(want)
+	})
+}
+
+func expect(want uint64) error {
+	data, err := capabilities()
+	if err != nil {
+		return err
+	}
+	held, err := Held()
+	if err != nil || held != want || uint64(data[0].Permitted) != want || data[1].Permitted != 0 ||
+		data[0].Inheritable|data[1].Inheritable != 0 {
+		return fmt.Errorf("held %#x, all %+v, want %#x; %v", held, data, want, err)
+	}
+	if set, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0); err != nil || set != 1 {
+		return fmt.Errorf("no new privileges: %d, %v", set, err)
+	}
+	return nil
+}
+
+// onThreads runs f on many threads, or on the one that dropped.
+func onThreads(f func() error) error {
+	if cgo {
+		return f()
+	}
 	var wg sync.WaitGroup
-	errs := make(chan error, 64) // room for all that can go wrong
-	for range 16 {
+	errs := make(chan error, 16)
+	for range cap(errs) {
 		wg.Go(func() {
 			runtime.LockOSThread()
-			held, err := Held()
-			if err != nil || held != 0 {
-				errs <- fmt.Errorf("held %#x, %v", held, err)
-			}
-			if _, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, 0); !errors.Is(err, os.ErrPermission) {
-				errs <- fmt.Errorf("packet socket after the drop: %v", err)
+			if err := f(); err != nil {
+				errs <- err
 			}
 		})
 	}
@@ -58,15 +116,58 @@ func dropped() error {
 	return <-errs
 }
 
-func TestDrop(t *testing.T) {
+// child drops in a process of its own and returns what it says.
+func child(t *testing.T, play string, env ...string) string {
+	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), childEnv+"=1")
+	cmd.Env = append(append(os.Environ(), "SUDO_UID=", "SUDO_GID=", childEnv+"="+play), env...)
 	out, err := cmd.CombinedOutput()
-	if err != nil && strings.Contains(string(out), "held") && cgo {
-		t.Log("with cgo only the calling thread drops: ", string(out))
-		return
-	}
 	if err != nil || !strings.Contains(string(out), "dropped") {
+		t.Errorf("%v: %s", err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func TestDrop(t *testing.T) {
+	want := fmt.Sprint("dropped as ", os.Getuid(), " ", os.Getgid())
+	for _, play := range []string{"drop", "keep"} {
+		t.Run(play, func(t *testing.T) {
+			if got := child(t, play); got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+		})
+	}
+}
+
+// Under sudo the user is the one who called it, in the initial user namespace.
+func TestDropUnderSudo(t *testing.T) {
+	want := fmt.Sprint("dropped as ", os.Getuid(), " ", os.Getgid())
+	if os.Getuid() == 0 && initialUserNamespace() {
+		want = "dropped as 12345 12346"
+	}
+	for _, play := range []string{"drop", "keep"} {
+		t.Run(play, func(t *testing.T) {
+			if got := child(t, play, "SUDO_UID=12345", "SUDO_GID=12346"); got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+		})
+	}
+}
+
+// In a user namespace sudo's user need not exist: root stays what it is.
+func TestDropInUserNamespace(t *testing.T) {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), childEnv+"=drop", "SUDO_UID=12345", "SUDO_GID=12346")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+	}
+	out, err := cmd.CombinedOutput()
+	if errors.Is(err, os.ErrPermission) {
+		nstest.Skip(t, "no user namespace: %v", err)
+	}
+	if err != nil || strings.TrimSpace(string(out)) != "dropped as 0 0" {
 		t.Errorf("%v: %s", err, out)
 	}
 }
@@ -74,6 +175,9 @@ func TestDrop(t *testing.T) {
 func TestHint(t *testing.T) {
 	if Hint(errors.New("x")) != "" {
 		t.Error("a hint for any error")
+	}
+	if Hint(&os.PathError{Op: "open", Path: "x", Err: os.ErrPermission}) != "" {
+		t.Error("a hint for a file")
 	}
 	if h := Hint(fmt.Errorf("open: %w", os.ErrPermission)); !strings.Contains(h, "0750") || !strings.Contains(h, "cap_net_raw") {
 		t.Errorf("hint %q", h)

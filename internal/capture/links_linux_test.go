@@ -18,6 +18,9 @@ import (
 
 // A tunnel has no link-layer addresses, and its probes need none.
 func TestTunnel(t *testing.T) {
+	if _, err := os.Stat("/dev/net/tun"); err != nil {
+		nstest.Skip(t, "no tunnels: %v", err)
+	}
 	p := newPair(t, capture.Config{})
 	var tun *os.File
 	var at int

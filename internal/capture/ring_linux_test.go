@@ -9,9 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-
 	"servicetraceroute/internal/capture"
 	"servicetraceroute/internal/inject"
 	"servicetraceroute/internal/lab/nstest"
@@ -250,79 +247,6 @@ func TestDeadlineAndClose(t *testing.T) {
 	if _, err := p.ring.ReadBatch(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
-}
-
-// A tun link carries IP packets without any link header and has no addresses
-// (ARPHRD_NONE, 65534).
-func TestTun(t *testing.T) {
-	ns := nstest.New(t)
-	var tun *os.File
-	var ring *capture.Ring
-	var sink *inject.Socket
-	var index int
-	ns.Must(t, func() (err error) {
-		if tun, err = openTun("tun0"); err != nil {
-			return err
-		}
-		link, err := netlink.LinkByName("tun0")
-		if err != nil {
-			return err
-		}
-		index = link.Attrs().Index
-		if err := netlink.LinkSetUp(link); err != nil {
-			return err
-		}
-		if ring, err = capture.Open(capture.Config{Interfaces: []string{"tun0"}}); err != nil {
-			return err
-		}
-		sink, err = inject.Open()
-		return err
-	})
-	p := &pair{t: t, a: ns, ring: ring, sink: sink}
-	t.Cleanup(func() { ring.Close(); _, _ = ring.ReadBatch(); sink.Close(); tun.Close() })
-	for _, dst := range []string{"10.9.0.2:443", "[fd09::2]:443"} {
-		src := map[bool]string{true: "10.9.0.1:1", false: "[fd09::1]:1"}[dst[0] != '[']
-		if err := sink.Send(tcp(src, dst, 0), index, capture.HardwareAddr{}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := tun.Write(tcp("10.9.0.2:443", "10.9.0.1:1", 9)); err != nil {
-		t.Fatal(err)
-	}
-	n := map[capture.Direction]int{}
-	for _, q := range p.seen(100 * time.Millisecond) {
-		var ip wire.Packet
-		if err := ip.Decode(q.Data, q.Len); err != nil {
-			t.Fatalf("%v: %x", err, q.Data)
-		}
-		if ip.Proto != wire.ProtoTCP {
-			continue
-		}
-		n[q.Direction]++
-		if q.Interface != index || !q.NextHopKnown || q.NextHop.Len != 0 {
-			t.Errorf("%+v: a link without addresses needs none", q)
-		}
-	}
-	if n[capture.Outgoing] != 2 || n[capture.Incoming] != 1 {
-		t.Errorf("%v, want 2 out and 1 in", n)
-	}
-}
-
-func openTun(name string) (*os.File, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	req, err := unix.NewIfreq(name)
-	if err != nil {
-		return nil, err
-	}
-	req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
-		unix.Close(fd)
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), name), nil
 }
 
 // What a filter keeps of a packet: headers of TCP, ICMP errors whole.

@@ -15,7 +15,9 @@ type Config struct {
 	// appear later. It is fixed when the ring is opened.
 	Interfaces []string
 	// Ports and Prefixes narrow TCP and UDP: a packet passes if its source or
-	// destination lies in one of each. ICMP errors always pass.
+	// destination lies in one of each. ICMP errors always pass, and so does what
+	// has IPv6 extension headers. Lists too long for the kernel (some hundreds) do
+	// not narrow at all.
 	Ports    []PortRange
 	Prefixes []netip.Prefix
 	// UDP admits UDP packets as well.

@@ -129,10 +129,9 @@ func TestEnterForbidden(t *testing.T) {
 // TestUnprivileged builds labs with everything in them as nobody.
 func TestUnprivileged(t *testing.T) {
 	needRoot(t)
-	// Six labs, beside the labs of other packages' tests.
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	cmd := unprivileged(ctx, "-test.run=^(TestPath|TestFirewall|TestNAT|TestKilledController|TestImpairedLink|TestICMPKernelDefaults)$", "-test.v")
+	// Without limited: each of its six labs may have to wait for its turn, see
+	// labtest.Exclusive.
+	cmd := unprivileged(t.Context(), "-test.run=^(TestPath|TestFirewall|TestNAT|TestKilledController|TestImpairedLink|TestICMPKernelDefaults)$", "-test.v")
 	cmd.Env = append(os.Environ(), "TMPDIR=/tmp", "SERVICE_TRACEROUTE_NO_SKIP=1")
 	out, err := cmd.CombinedOutput()
 	if err != nil || bytes.Count(out, []byte("\n--- PASS")) != 6 {

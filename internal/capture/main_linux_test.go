@@ -1,0 +1,10 @@
+package capture_test
+
+import (
+	"testing"
+
+	"servicetraceroute/internal/lab/labtest"
+)
+
+// TestMain lets these tests have namespaces where only users' own are allowed.
+func TestMain(m *testing.M) { labtest.Main(m) }

@@ -466,3 +466,25 @@ func TestMalformedPacketsAreCounted(t *testing.T) {
 		t.Error("not counted")
 	}
 }
+
+// One packet with the peer's addresses and an acknowledgement of what we never
+// sent: believed, it would lift the probes above SND.NXT.
+func TestForgedAcknowledgements(t *testing.T) {
+	r := newRig(t, false, 6)
+	r.handshake()
+	r.exchange()
+	una := r.seq
+	r.seq += 1 << 20
+	r.in(segment{flags: wire.ACK})
+	r.seq = una
+	before := len(r.probes)
+	r.after(2 * time.Second)
+	if len(r.probes) == before {
+		t.Fatal("no probe")
+	}
+	for _, p := range r.probes {
+		if !wire.SeqLess(p.Seq, una) {
+			t.Errorf("sequence number %d is not below SND.UNA %d", p.Seq, una)
+		}
+	}
+}

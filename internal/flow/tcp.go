@@ -111,6 +111,9 @@ func (t *TCP) outgoing(at time.Time, p *wire.Packet, s *wire.TCP) Observation {
 	switch {
 	case !t.HaveNxt:
 		t.Nxt, t.HaveNxt = end, true
+		if t.HaveUna && wire.SeqLess(t.Nxt, t.Una) {
+			t.HaveUna = false // heard before anything was seen to leave: not certain
+		}
 		if !t.HaveUna && s.Flags&wire.SYN == 0 {
 			// Joined late: nothing below this segment's start is certain to have
 			// arrived, so Una waits for the peer's first acknowledgement.
@@ -193,12 +196,15 @@ func (t *TCP) incoming(at time.Time, p *wire.Packet, s *wire.TCP) Observation {
 // acknowledged takes in the peer's acknowledgement and window.
 func (t *TCP) acknowledged(at time.Time, s *wire.TCP, o *Observation) {
 	o.Repeated = t.Inbound.Valid && s.Ack == t.Inbound.Ack && s.Window == t.Inbound.Window
+	if t.HaveNxt && wire.SeqLess(t.Nxt, s.Ack) {
+		// Of what was never seen to leave: the capture missed it, or somebody forged
+		// this. Believed, it could lift a probe above SND.NXT; not believed, Una is
+		// lower than it might be, which is safe.
+		return
+	}
 	if !t.HaveUna || wire.SeqLess(t.Una, s.Ack) {
 		t.Una, t.HaveUna = s.Ack, true
 		t.rtt.acked(at, s.Ack)
-		if t.HaveNxt && wire.SeqLess(t.Nxt, s.Ack) {
-			t.Nxt = s.Ack // segments that the capture missed
-		}
 	}
 	window := uint32(s.Window)
 	if s.Flags&wire.SYN == 0 && t.synScale[local] >= 0 && t.synScale[peer] > 0 {

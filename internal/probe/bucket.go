@@ -21,7 +21,6 @@ const (
 	badShare      = 0.70
 	forbidFor     = 60 * time.Second
 	missedNearby  = time.Second
-	bucketIdle    = 5 * time.Minute
 	maxBuckets    = 16384
 	maxTTLAddress = 64 // responders remembered per (interface, next hop, TTL)
 )
@@ -354,20 +353,37 @@ func (s *Buckets) Release(now time.Time, more func() bool) (next time.Time) {
 	return next
 }
 
-// prune forgets buckets that were not used for a while when there are many.
+// pruneScan bounds the work of one call.
+const pruneScan = 64
+
+// prune keeps the number of buckets bounded: where there are too many it forgets
+// some that nobody waits for, stale ones first among those it happens to look at.
+// A forgotten responder starts again with the least allowance.
 func (s *Buckets) prune(now time.Time) {
 	if len(s.places)+len(s.byAddr) <= maxBuckets {
 		return
 	}
-	stale := func(b *Bucket) bool { return len(b.waiting) == 0 && now.Sub(b.used) > bucketIdle }
-	for k, b := range s.places {
-		if stale(b) {
-			delete(s.places, k)
+	evict(s.places, now)
+	evict(s.byAddr, now)
+}
+
+func evict[K comparable](m map[K]*Bucket, now time.Time) {
+	var oldest K
+	var at time.Time
+	found, scanned := false, 0
+	for k, b := range m {
+		if scanned++; scanned > pruneScan {
+			break
+		}
+		// What was used just now may be in its caller's hands.
+		if len(b.waiting) > 0 || b.used.Equal(now) {
+			continue
+		}
+		if !found || b.used.Before(at) {
+			oldest, at, found = k, b.used, true
 		}
 	}
-	for k, b := range s.byAddr {
-		if stale(b) {
-			delete(s.byAddr, k)
-		}
+	if found {
+		delete(m, oldest)
 	}
 }

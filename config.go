@@ -1,25 +1,25 @@
 package servicetraceroute
 
 import (
+	"io"
 	"log/slog"
 	"net/netip"
 	"time"
 
-	"servicetraceroute/internal/capture"
-	"servicetraceroute/internal/inject"
+	"servicetraceroute/internal/engine"
 	"servicetraceroute/trace"
 )
 
-// Source delivers captured packets, Sink sends probes. A caller may bring its
-// own of both: packets from an existing capture, probes out through its own
-// sender.
-type (
-	Source       = capture.Source
-	Sink         = inject.Sink
-	Packet       = capture.Packet
-	SourceStats  = capture.Stats
-	HardwareAddr = capture.HardwareAddr
-)
+// Budget bounds the probes per second of the Tracers that share it.
+type Budget = engine.Budget
+
+// NewBudget returns a budget of so many probes per second; 0 and less is 1000.
+func NewBudget(rate int) *Budget {
+	if rate <= 0 {
+		rate = defaultRate
+	}
+	return engine.NewBudget(rate)
+}
 
 // Config configures a Tracer. The zero value traces with safe rates at all
 // interfaces of the current network namespace.
@@ -28,22 +28,60 @@ type Config struct {
 	// with the Tracer. Both or none, except with NoProbe, which needs no Sink.
 	Source Source
 	Sink   Sink
-	// Interfaces limits capture to these; empty is all. Ignored with a Source.
+	// Interfaces limits capture to these, by name; empty is all, also those that
+	// appear later. Ignored with a Source.
 	Interfaces []string
+	// NetNS is the network namespace whose flows are traced: a name of ip-netns(8) or
+	// the path of a namespace's file, such as /proc/PID/ns/net; empty is the caller's
+	// own. New enters it on a thread that ends with that, to open the sockets; later
+	// nothing enters it any more. It takes CAP_SYS_ADMIN, and a Tracer keeps its
+	// namespace alive. Records hold it as it is written here. It excludes Source.
+	NetNS string
 	// Logger receives what happens beside the records; nil is silent.
 	Logger *slog.Logger
-	// Rate bounds the probes per second of this Tracer; 0 is 1000.
+	// Rate bounds the probes per second of this Tracer; 0 is 1000. What it holds back
+	// is sent later.
 	Rate int
-	// HopRate is the ceiling per responder; 0 is 200.
+	// Budget, where there is one, takes the place of Rate, for all Tracers that have
+	// the same one.
+	Budget *Budget
+	// HopRate is the ceiling of probes per second and responder (a router, or the hop
+	// at one TTL until it answered); 0 is 200. It begins at 1 after a burst of 6 and
+	// rises while all are answered, since routers limit their ICMP errors.
 	HopRate int
-	// Exclude lists prefixes that are never probed.
+	// Exclude lists prefixes to which nothing is probed: a selected flow there is
+	// refused, and reported so.
 	Exclude []netip.Prefix
-	// Loopback allows probing flows to this host's own addresses.
+	// Loopback allows probing flows to this host's own addresses, which are refused
+	// without.
 	Loopback bool
-	// NoProbe identifies flows and sends nothing.
+	// NoProbe identifies flows and sends nothing: a Watch yields no traces, Trace and
+	// TraceConn return an error that matches errors.ErrUnsupported.
 	NoProbe bool
-	// Label is put into every record.
+	// Label is put into every record as it is.
 	Label string
+	// RingBytes is the memory that the packet socket shares with the kernel; 0 is
+	// 4 MiB, with PcapPayload 32 MiB. At least 512 KiB are taken.
+	RingBytes int
+	// Processes finds out which processes flows belong to, for the Selections that
+	// depend on it, and puts them into records. It opens two more sockets (none of
+	// which needs another capability). To look into other users' processes takes
+	// CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH as long as the Tracer runs; without
+	// them their flows have no owner. It excludes Source.
+	Processes bool
+	// Pcap receives, as a pcapng file, the headers of the traced flows, our probes
+	// and the replies, each probe and each reply with a comment that names trace,
+	// TTL and verdict; nil: nothing is kept. PcapPayload adds what the flows carry.
+	//
+	// A goroutine of the Tracer writes to it until Close, which ends the file but
+	// does not close the writer; that is the caller's, after Close. Packets are
+	// written in time order, up to 10 s after they were captured, and flushed each
+	// 50 ms. A writer that is too slow loses packets, never traces; Stats counts
+	// them. At the first error of writing the evidence ends and tracing goes on: the
+	// error is logged once, and Close returns it. Close waits for a Write in
+	// progress; if the writer has a SetWriteDeadline, half a second.
+	Pcap        io.Writer
+	PcapPayload bool
 	// Defaults are the parameters of traces that have none of their own.
 	Defaults Params
 }
@@ -52,9 +90,9 @@ type Config struct {
 // of every field.
 type Params struct {
 	Algorithm     trace.Algorithm // 0: adaptive
-	FirstTTL      int             // 0: 1
-	MaxTTL        int             // 0: 32; at most 255
-	Probes        int             // per hop; 0: 3
+	FirstTTL      int             // 0: 1; a path that begins later is never Complete
+	MaxTTL        int             // 0: 32; FirstTTL to 255
+	Probes        int             // per hop; 0: 3; at most 20
 	Timeout       time.Duration   // for a reply; 0: 2 s
 	ProbeInterval time.Duration   // between probes of one TTL, the paper's algorithms only; 0: 20 ms
 	TTLInterval   time.Duration   // between TTLs, the paper's algorithms only; 0: 1 ms
@@ -64,10 +102,13 @@ type Params struct {
 }
 
 // Selection says which flows are traced: what (Hosts, any of them) and, all of
-// them, how that is narrowed. Repeats within one field are alternatives.
+// them, how that is narrowed. Only Processes, PIDs, Cgroups and Run select without
+// Hosts. Repeats within one field are alternatives.
 type Selection struct {
-	// Hosts are addresses, prefixes and names. Names are resolved once, when the
-	// selection is set.
+	// Hosts are addresses ("203.0.113.7"), prefixes ("2001:db8::/32") and names
+	// ("www.example.com"). Names are resolved once, when the selection is set, with the
+	// context given then. The most specific that contains the destination gives the
+	// service its name.
 	Hosts []string
 	// Ports are destination ports as "443" or "8000-8999"; a flow that this host
 	// accepted matches by its own port.
@@ -80,11 +121,33 @@ type Selection struct {
 	Directions []trace.Direction
 	// IPv4Only and IPv6Only limit the address family.
 	IPv4Only, IPv6Only bool
-	// Every is the least time between two traces of one flow; 0 is 10 minutes,
-	// negative is once. Retrace traces a live flow again so often; 0 is off.
+	// Processes, PIDs and Cgroups limit to flows of these processes: by the kernel's
+	// name (15 bytes) or the executable's base name, by number, by control group
+	// (path below the cgroup2 root, or directory) with all groups below it. Without
+	// Hosts they select by themselves. They need Config.Processes. A flow whose
+	// socket is gone before it was asked about has no process and is not selected.
+	Processes []string
+	PIDs      []int
+	Cgroups   []string
+	// Run limits to flows of one command; without Hosts it selects by itself. It
+	// needs Config.Processes.
+	Run *Run
+	// Every is the least time between two traces of one flow, also when it ends and
+	// begins again with the same ports; 0 is 10 minutes, negative is once. Retrace traces a live flow
+	// again so long after its last trace; 0 is off.
 	Every, Retrace time.Duration
-	// StopNewAfter ends the start of new traces; 0 is never.
+	// StopNewAfter ends the start of new traces, and the watch when those in progress
+	// are done; 0 is never.
 	StopNewAfter time.Duration
+	// Params are how these flows are traced; what is zero is as in Config.Defaults.
+	Params Params
+	// ServiceParams are, by the name of a service as it stands in records, what differs
+	// for it from Params.
+	ServiceParams map[string]Params
 	// Idle ends the watch when no selected flow showed a packet for so long; 0 is never.
 	Idle time.Duration
+	// Ready, if there is one, is called once by Watch, from the goroutine that loops
+	// over it, as soon as names are resolved and the selection is in force: of flows that
+	// begin after that, nothing is missed. SetSelection does not look at it.
+	Ready func()
 }

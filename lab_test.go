@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -19,7 +20,11 @@ import (
 	"servicetraceroute/trace"
 )
 
-func TestMain(m *testing.M) { labtest.Main(m) }
+func TestMain(m *testing.M) {
+	shortFlows()
+	fetch()
+	labtest.Main(m)
+}
 
 // full reports whether the big runs of "make check-full" are wanted.
 func full() bool { return os.Getenv("SERVICE_TRACEROUTE_FULL") != "" }
@@ -31,6 +36,7 @@ type field struct {
 	tracer *servicetraceroute.Tracer
 	server peer.Server
 	nat    bool
+	hidden uint32 // what a box behind the client adds to its sequence numbers
 }
 
 // newField starts the network, with nodes "client" and "server".
@@ -84,22 +90,19 @@ type found struct {
 	stats  *trace.Stats
 }
 
-// watch traces flows to the server until stop is called, which returns what was
-// found.
-func (f *field) watch(sel servicetraceroute.Selection) (stop func() found) {
-	f.t.Helper()
-	if len(sel.Hosts) == 0 {
-		server := f.lab.Node("server")
-		sel.Hosts = []string{server.Addr(false).String(), server.Addr(true).String()}
-	}
-	ctx, cancel := context.WithCancel(f.t.Context())
+// collect watches until stop is called, which returns what was found. When it returns
+// the watch is in force.
+func collect(t testing.TB, tracer *servicetraceroute.Tracer, sel servicetraceroute.Selection) (stop func() found) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
 	var all found
-	done := make(chan struct{})
+	ready, done := make(chan struct{}), make(chan struct{})
+	sel.Ready = func() { close(ready) }
 	go func() {
 		defer close(done)
-		for ev, err := range f.tracer.Watch(ctx, sel) {
+		for ev, err := range tracer.Watch(ctx, sel) {
 			if err != nil {
-				f.t.Errorf("watch: %v", err)
+				t.Errorf("watch: %v", err)
 				return
 			}
 			switch ev := ev.(type) {
@@ -112,11 +115,25 @@ func (f *field) watch(sel servicetraceroute.Selection) (stop func() found) {
 			}
 		}
 	}()
+	select {
+	case <-ready:
+	case <-done:
+	}
 	return func() found {
 		cancel()
 		<-done
 		return all
 	}
+}
+
+// watch traces flows to the server, see collect.
+func (f *field) watch(sel servicetraceroute.Selection) (stop func() found) {
+	f.t.Helper()
+	if len(sel.Hosts) == 0 {
+		server := f.lab.Node("server")
+		sel.Hosts = []string{server.Addr(false).String(), server.Addr(true).String()}
+	}
+	return collect(f.t, f.tracer, sel)
 }
 
 // run opens flows from the client to the server.
@@ -150,6 +167,8 @@ func (f *field) truth() *observe.Truth {
 		}
 		logs[n.Name] = log
 	}
+	// The observers' logs are joined by sequence numbers.
+	logs["client"] = unhide(logs["client"], f.hidden)
 	truth := observe.NewTruth(logs, f.nat)
 	if d := truth.Dropped(); d != (observe.Dropped{}) {
 		f.t.Fatalf("the observers missed something: %+v", d)
@@ -163,13 +182,13 @@ func observed(k trace.FlowKey) observe.Flow {
 
 // verdict counts how traces compare with the truth.
 type verdict struct {
-	traces, complete, mixed, hops, false_, wrongDistance, deferred int
-	byStop                                                         map[trace.Stop]int
+	traces, complete, mixed, hops, false_, elsewhere, wrongDistance, deferred int
+	byStop                                                                    map[trace.Stop]int
 }
 
 func (v verdict) String() string {
-	return fmt.Sprintf("%d traces, %d complete, %d mixed; %d hops shown, %d false; %d wrong distances; %d probes deferred; stops %v",
-		v.traces, v.complete, v.mixed, v.hops, v.false_, v.wrongDistance, v.deferred, v.byStop)
+	return fmt.Sprintf("%d traces, %d complete, %d mixed; %d hops shown, %d false; %d not the flow's own path; %d wrong distances; %d probes deferred; stops %v",
+		v.traces, v.complete, v.mixed, v.hops, v.false_, v.elsewhere, v.wrongDistance, v.deferred, v.byStop)
 }
 
 // judge holds every shown hop and distance against the truth, and reports each
@@ -200,9 +219,46 @@ func (f *field) judge(truth *observe.Truth, traces []*trace.Trace) verdict {
 				}
 			}
 		}
-		f.distance(truth, tr, &v)
+		if !tr.Mixed {
+			ways := during(tr, truth.Path(observed(tr.Flow.FlowKey), 40))
+			f.distance(ways, tr, &v)
+			f.ownWay(ways, hops, tr, &v)
+		}
 	}
 	return v
+}
+
+// during leaves out the ways on which nothing went any more when the trace began: a
+// SYN has a flow label of its own. Of an idle flow all are left.
+func during(tr *trace.Trace, ways []observe.Interval) []observe.Interval {
+	later := slices.DeleteFunc(slices.Clone(ways), func(w observe.Interval) bool { return w.To.Before(tr.Start) })
+	if len(later) == 0 {
+		return ways
+	}
+	return later
+}
+
+// ownWay holds the nodes that answered against those that forwarded the flow's own
+// packets: all of them lie on one way, each at its place.
+func (f *field) ownWay(ways []observe.Interval, hops map[uint8][]observe.Hop, tr *trace.Trace, v *verdict) {
+	f.t.Helper()
+	on := func(w observe.Interval) bool {
+		for _, h := range tr.Hops {
+			for _, r := range h.Replies {
+				if r.Kind != trace.TimeExceeded {
+					continue
+				}
+				if h.TTL > len(w.Nodes) || !slices.Contains(hops[uint8(h.TTL)], observe.Hop{Addr: r.Addr, Node: w.Nodes[h.TTL-1]}) {
+					return false
+				}
+			}
+		}
+		return true
+	}
+	if len(ways) > 0 && !slices.ContainsFunc(ways, on) {
+		v.elsewhere++
+		f.t.Errorf("%v: its packets went %v, the answers came from %v\n%v", tr.Flow, ways, hops, describe(tr))
+	}
 }
 
 func answered(hops []observe.Hop, addr netip.Addr) bool {
@@ -215,13 +271,12 @@ func answered(hops []observe.Hop, addr netip.Addr) bool {
 }
 
 // distance compares a destination's TTL with the number of nodes that forwarded
-// the flow's own packets, and a complete path's routers with those nodes.
-func (f *field) distance(truth *observe.Truth, tr *trace.Trace, v *verdict) {
+// the flow's own packets.
+func (f *field) distance(ways []observe.Interval, tr *trace.Trace, v *verdict) {
 	f.t.Helper()
-	if !tr.Reached || tr.Mixed {
+	if !tr.Reached {
 		return
 	}
-	ways := truth.Path(observed(tr.Flow.FlowKey), 40)
 	fits := len(ways) == 0
 	for _, w := range ways {
 		fits = fits || len(w.Nodes)+1 == tr.Destination.TTL

@@ -14,7 +14,7 @@ import (
 )
 
 // maxQueued bounds the records that wait for a slow reader; newer ones are
-// dropped and logged.
+// dropped, counted and logged.
 const maxQueued = 65536
 
 // longAgo wakes a waiting source.
@@ -44,11 +44,14 @@ func (t *Tracer) loop() {
 		}
 		st := t.source.Stats()
 		t.engine.Dropped(now, st.Dropped, st.Seen)
+		t.takeOwners(now)
 		wake = t.step(now, batch)
-		t.runCommands()
-		if !t.deliver(now).IsZero() {
-			wake = longAgo
+		if t.runCommands() {
+			wake = longAgo // what they began is due now
 		}
+		t.tellScales()
+		t.askOwners()
+		t.deliver(now)
 	}
 }
 
@@ -62,12 +65,18 @@ func (t *Tracer) read(deadline time.Time) ([]Packet, error) {
 		return nil, os.ErrDeadlineExceeded
 	default:
 	}
-	if len(t.commands) > 0 { // its wake-up may have come before our deadline
+	if len(t.commands) > 0 || t.owners != nil && len(t.owners.Owners()) > 0 { // its wake-up may have come before our deadline
 		if err := t.source.SetReadDeadline(longAgo); err != nil {
 			return nil, err
 		}
 	}
-	return t.source.ReadBatch()
+	batch, err := t.source.ReadBatch()
+	if t.cfg.Source == nil {
+		return batch, err // our own ring's are on the monotonic line
+	}
+	t.batch = append(t.batch[:0], batch...) // the caller's stay as they are
+	t.clock.Steady(t.batch)
+	return t.batch, err
 }
 
 // step runs the engine and sends what it wants sent.
@@ -92,13 +101,15 @@ func failure(err error) engine.Failure {
 	return engine.FailOther
 }
 
-func (t *Tracer) runCommands() {
+// runCommands reports whether there were any.
+func (t *Tracer) runCommands() (any bool) {
 	for {
 		select {
 		case c := <-t.commands:
 			c(time.Now())
+			any = true
 		default:
-			return
+			return any
 		}
 	}
 }
@@ -135,10 +146,13 @@ func (t *Tracer) closed() error {
 func (t *Tracer) wakeLoop() { _ = t.source.SetReadDeadline(longAgo) } // a closed source is awake
 
 // deliver hands records to their watches, minutely statistics too, and ends
-// watches that were idle for too long. It returns a time when it wants to be
-// called again at once.
-func (t *Tracer) deliver(now time.Time) (again time.Time) {
+// watches that were idle for too long.
+func (t *Tracer) deliver(now time.Time) {
+	t.keep(now)
 	for _, rec := range t.engine.Records() {
+		if tr, ok := rec.Event.(*trace.Trace); ok {
+			t.results.add(tr)
+		}
 		if s := t.watches[rec.Watch]; s != nil {
 			s.put(t, rec.Event)
 		}
@@ -153,15 +167,22 @@ func (t *Tracer) deliver(now time.Time) (again time.Time) {
 		if s.idle > 0 && now.Sub(w.LastSeen()) > s.idle && w.Running() == 0 {
 			s.end(nil)
 		}
+		if w.Over(now) {
+			s.end(nil)
+		}
 	}
-	return again
 }
 
 func (t *Tracer) stats(now time.Time) *trace.Stats {
 	s := t.engine.Stats(now)
+	s.Owners = t.ownerStats()
 	s.Backend, s.Reason = "afpacket", "the only back end of this version"
 	if t.cfg.Source != nil {
 		s.Backend, s.Reason = "source", "given by the caller"
+	}
+	s.Pcap = t.pcapStats()
+	if t.unread > 0 {
+		s.Records = &trace.RecordStats{Dropped: t.unread}
 	}
 	return s
 }
@@ -177,12 +198,20 @@ func (t *Tracer) shut(err error) {
 		s.end(err)
 	}
 	t.err = err
-	closing := []error{err, t.source.Close()}
+	closing := []error{err}
+	if t.owners != nil {
+		closing = append(closing, t.owners.Close())
+	}
+	if t.sockets != nil {
+		closing = append(closing, t.sockets.Close())
+	}
+	closing = append(closing, t.source.Close())
 	_, _ = t.source.ReadBatch() // lets go of what the last batch referred to
 	if t.sink != nil {
 		closing = append(closing, t.sink.Close())
 	}
 	t.err = errors.Join(closing...)
+	t.closePcap()
 }
 
 // subscription is one watch's way to its reader.
@@ -201,8 +230,8 @@ func (t *Tracer) subscribe(w *engine.Watch, idle time.Duration) (*subscription, 
 	s := &subscription{watch: w, idle: idle, ready: make(chan struct{}, 1)}
 	err := t.do(func(now time.Time) {
 		t.watches[w] = s
-		t.engine.Add(now, w)
 		t.narrow()
+		t.engine.Add(now, w)
 	})
 	return s, err
 }
@@ -224,8 +253,11 @@ func (s *subscription) put(t *Tracer, ev trace.Event) {
 	s.mu.Lock()
 	if len(s.queue) < maxQueued {
 		s.queue = append(s.queue, ev)
-	} else if s.dropped++; s.dropped == 1 {
-		t.log.Warn("records are dropped: their reader is too slow", "queued", maxQueued)
+	} else {
+		t.unread++
+		if s.dropped++; s.dropped == 1 {
+			t.log.Warn("records are dropped: their reader is too slow", "queued", maxQueued)
+		}
 	}
 	s.mu.Unlock()
 	s.signal()

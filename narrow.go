@@ -3,17 +3,26 @@ package servicetraceroute
 import "servicetraceroute/internal/capture"
 
 // narrow lets the kernel's filter pass only what some watch may select. Without
-// a watch everything passes, so that flows are known when one begins.
+// a watch everything passes, so that flows are known when one begins. In the same
+// way only those owners are looked for that some watch depends on.
 func (t *Tracer) narrow() {
+	t.wantOwners()
 	ring, ok := t.source.(interface{ SetFilter(capture.Config) error })
 	if !ok {
 		return
 	}
-	var cfg capture.Config
+	cfg := capture.Config{Payload: t.cfg.keepsPayload()}
 	for w := range t.watches {
-		cfg.Prefixes = append(cfg.Prefixes, w.Selector.Prefixes()...)
+		prefixes := w.Selector.Prefixes()
+		if len(prefixes) == 0 { // it may select flows to anywhere
+			cfg.Prefixes = nil
+			break
+		}
+		cfg.Prefixes = append(cfg.Prefixes, prefixes...)
 	}
 	if err := ring.SetFilter(cfg); err != nil {
 		t.log.Warn("the capture filter stays as it was", "err", err)
+	} else if len(cfg.Prefixes) > 0 {
+		t.engine.Hidden(cfg.Prefixes)
 	}
 }

@@ -12,7 +12,7 @@ func openIO(cfg Config) (Source, Sink, error) {
 	if cfg.Source != nil {
 		return cfg.Source, cfg.Sink, nil
 	}
-	source, err := capture.Open(capture.Config{Interfaces: cfg.Interfaces})
+	source, err := capture.Open(capture.Config{Interfaces: cfg.Interfaces, Payload: cfg.keepsPayload(), RingBytes: cfg.RingBytes})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -10,15 +10,21 @@ import (
 	"strings"
 	"time"
 
+	"servicetraceroute/internal/capture"
 	"servicetraceroute/internal/engine"
+	"servicetraceroute/internal/netns"
 	"servicetraceroute/internal/probe"
 	"servicetraceroute/internal/service"
 	"servicetraceroute/trace"
 )
 
-// Errors of a Selection.
+// Errors of a Config or a Selection.
 var (
-	// ErrNothingSelected: the Selection has no Hosts.
+	// ErrNoInterface: one of Config.Interfaces does not exist.
+	ErrNoInterface = capture.ErrNoInterface
+	// ErrNoNetNS: there is no network namespace such as Config.NetNS.
+	ErrNoNetNS = netns.ErrNone
+	// ErrNothingSelected: the Selection has neither Hosts nor any process.
 	ErrNothingSelected = errors.New("nothing selected")
 	// ErrNameFromWire: a wildcard or an expression needs names from the traffic
 	// itself, which this version does not read.
@@ -43,8 +49,18 @@ func (c Config) withDefaults() (Config, error) {
 		return bad("HopRate", "must not be negative")
 	case c.Source != nil && c.Sink == nil && !c.NoProbe:
 		return bad("Sink", "a Source needs a Sink, unless NoProbe is set")
+	case c.Source != nil && c.Processes:
+		return bad("Processes", "needs the Tracer's own sockets, not a Source")
+	case c.Source != nil && c.NetNS != "":
+		return bad("NetNS", "needs the Tracer's own sockets, not a Source")
+	case c.RingBytes < 0:
+		return bad("RingBytes", "must not be negative")
 	case c.Source == nil && c.Sink != nil:
 		return bad("Source", "a Sink needs a Source")
+	}
+	var err error
+	if c.Exclude, err = ordinary(c.Exclude); err != nil {
+		return bad("Exclude", err.Error())
 	}
 	if c.Rate == 0 {
 		c.Rate = defaultRate
@@ -55,15 +71,17 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	_, err := c.Defaults.plan()
-	return c, err
+	if _, err := c.Defaults.plan(); err != nil {
+		return c, fmt.Errorf("servicetraceroute: Config.Defaults: %w", err)
+	}
+	return c, nil
 }
 
 // plan checks the parameters and fills in the documented defaults.
 func (p Params) plan() (probe.Params, error) {
 	d := probe.Defaults()
 	bad := func(field, why string) (probe.Params, error) {
-		return d, fmt.Errorf("servicetraceroute: Params.%s: %s", field, why)
+		return d, fmt.Errorf("%s: %s", "Params."+field, why)
 	}
 	if p.Algorithm != 0 {
 		if _, err := p.Algorithm.MarshalText(); err != nil {
@@ -82,11 +100,48 @@ func (p Params) plan() (probe.Params, error) {
 	set(&d.TTLInterval, p.TTLInterval)
 	set(&d.MaxSilent, p.MaxSilent)
 	d.MaxSilent = max(d.MaxSilent, 0)
-	d.Borders, d.FlowTimeout = p.Borders, p.FlowTimeout
+	d.FlowTimeout = p.FlowTimeout
+	var err error
+	if d.Borders, err = ordinary(p.Borders); err != nil {
+		return bad("Borders", err.Error())
+	}
 	if d.FirstTTL > d.MaxTTL {
 		return bad("FirstTTL", fmt.Sprintf("%d is beyond MaxTTL %d", d.FirstTTL, d.MaxTTL))
 	}
 	return d, nil
+}
+
+// ordinary returns prefixes as packets have their addresses: IPv4 as IPv4. One that
+// would contain nothing is an error, since it was meant to.
+func ordinary(list []netip.Prefix) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, p := range list {
+		if !p.IsValid() {
+			return nil, fmt.Errorf("%v is no prefix", p)
+		}
+		if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
+			p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
+		}
+		out = append(out, p.Masked())
+	}
+	return out, nil
+}
+
+// or returns p with what is zero in it taken from d.
+func (p Params) or(d Params) Params {
+	set(&d.Algorithm, p.Algorithm)
+	set(&d.FirstTTL, p.FirstTTL)
+	set(&d.MaxTTL, p.MaxTTL)
+	set(&d.Probes, p.Probes)
+	set(&d.Timeout, p.Timeout)
+	set(&d.ProbeInterval, p.ProbeInterval)
+	set(&d.TTLInterval, p.TTLInterval)
+	set(&d.MaxSilent, p.MaxSilent)
+	set(&d.FlowTimeout, p.FlowTimeout)
+	if p.Borders != nil {
+		d.Borders = p.Borders
+	}
+	return d
 }
 
 func set[T comparable](to *T, v T) {
@@ -106,7 +161,7 @@ func (p Params) limits() error {
 		{"MaxSilent", p.MaxSilent, -1, 255},
 	} {
 		if f.value < f.low || f.value > f.high {
-			return fmt.Errorf("servicetraceroute: Params.%s: %d is not within %d to %d", f.name, f.value, f.low, f.high)
+			return fmt.Errorf("%s: %d is not within %d to %d", "Params."+f.name, f.value, f.low, f.high)
 		}
 	}
 	for _, f := range []struct {
@@ -118,7 +173,7 @@ func (p Params) limits() error {
 		{"TTLInterval", p.TTLInterval, time.Minute}, {"FlowTimeout", p.FlowTimeout, 1<<63 - 1},
 	} {
 		if f.value < 0 || f.value > f.high {
-			return fmt.Errorf("servicetraceroute: Params.%s: %v is not within 0 to %v", f.name, f.value, f.high)
+			return fmt.Errorf("%s: %v is not within 0 to %v", "Params."+f.name, f.value, f.high)
 		}
 	}
 	return nil
@@ -126,19 +181,44 @@ func (p Params) limits() error {
 
 // watch turns the selection into the engine's terms, resolving names.
 func (s Selection) watch(ctx context.Context, cfg Config) (*engine.Watch, error) {
-	if len(s.Hosts) == 0 {
+	byOwner := len(s.Processes)+len(s.PIDs)+len(s.Cgroups) > 0 || s.Run != nil
+	if len(s.Hosts) == 0 && !byOwner {
 		return nil, fmt.Errorf("servicetraceroute: Selection.Hosts: %w", ErrNothingSelected)
 	}
-	params, err := cfg.Defaults.plan()
+	if byOwner && !cfg.Processes {
+		return nil, fmt.Errorf("servicetraceroute: Selection by process: %w", ErrNoProcesses)
+	}
+	for field, d := range map[string]time.Duration{"Retrace": s.Retrace, "StopNewAfter": s.StopNewAfter, "Idle": s.Idle} {
+		if d < 0 {
+			return nil, fmt.Errorf("servicetraceroute: Selection.%s: %v is negative", field, d)
+		}
+	}
+	for _, p := range s.Protos {
+		if p != trace.TCP {
+			return nil, fmt.Errorf("servicetraceroute: Selection.Protos: %v flows are not traced by this version: %w", p, errors.ErrUnsupported)
+		}
+	}
+	for _, d := range s.Directions {
+		if d != trace.Out && d != trace.In {
+			return nil, fmt.Errorf("servicetraceroute: Selection.Directions: %v flows are not traced by this version: %w", d, errors.ErrUnsupported)
+		}
+	}
+	params, err := s.Params.or(cfg.Defaults).plan()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("servicetraceroute: Selection.%w", err)
 	}
 	w := &engine.Watch{
-		Params: params, Every: s.Every, Retrace: s.Retrace, StopNewAfter: s.StopNewAfter,
+		Params: params, ServiceParams: map[string]probe.Params{},
+		Every: s.Every, Retrace: s.Retrace, StopNewAfter: s.StopNewAfter,
 		Selector: service.Selector{
 			Protos: s.Protos, Interfaces: s.Interfaces, Directions: s.Directions,
 			IPv4Only: s.IPv4Only, IPv6Only: s.IPv6Only,
 		},
+	}
+	for name, p := range s.ServiceParams {
+		if w.ServiceParams[name], err = p.or(s.Params).or(cfg.Defaults).plan(); err != nil {
+			return nil, fmt.Errorf("servicetraceroute: Selection.ServiceParams[%q]: %w", name, err)
+		}
 	}
 	if w.Every == 0 {
 		w.Every = defaultEvery
@@ -152,6 +232,9 @@ func (s Selection) watch(ctx context.Context, cfg Config) (*engine.Watch, error)
 			return nil, fmt.Errorf("servicetraceroute: Selection.Ports: %w", err)
 		}
 		w.Selector.Ports = append(w.Selector.Ports, r)
+	}
+	if err := s.owned(w); err != nil {
+		return nil, err
 	}
 	for _, host := range s.Hosts {
 		rules, err := hostRules(ctx, host)
@@ -168,7 +251,7 @@ func (s Selection) watch(ctx context.Context, cfg Config) (*engine.Watch, error)
 func (s Selection) Check() error {
 	nowhere, cancel := context.WithCancel(context.Background())
 	cancel() // the resolver gives up at once: only the form is of interest
-	_, err := s.watch(nowhere, Config{})
+	_, err := s.watch(nowhere, Config{Processes: true})
 	var dns *net.DNSError
 	if errors.As(err, &dns) || errors.Is(err, context.Canceled) {
 		return nil
@@ -191,8 +274,9 @@ func hostRules(ctx context.Context, host string) ([]service.Rule, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%q is not a prefix", host)
 		}
-		s := trace.Service{Name: host, By: trace.ByPrefix, Value: p.Masked().String()}
-		return []service.Rule{{Prefix: p.Masked(), Service: s}}, nil
+		all, _ := ordinary([]netip.Prefix{p}) // it is valid
+		s := trace.Service{Name: host, By: trace.ByPrefix, Value: all[0].String()}
+		return []service.Rule{{Prefix: all[0], Service: s}}, nil
 	}
 	if !validName(host) {
 		return nil, fmt.Errorf("%q is neither an address, a prefix nor a name", host)
@@ -232,6 +316,11 @@ func validName(text string) bool {
 	return true
 }
 
+// onWire is an address as packets have it: without zone, IPv4 as IPv4.
+func onWire(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
+}
+
 // flowWatch selects one flow.
 func flowWatch(f trace.Flow, cfg Config) (*engine.Watch, error) {
 	params, err := cfg.Defaults.plan()
@@ -239,13 +328,17 @@ func flowWatch(f trace.Flow, cfg Config) (*engine.Watch, error) {
 		return nil, err
 	}
 	if f.Proto != trace.TCP {
-		return nil, fmt.Errorf("servicetraceroute: flow %v: only TCP is traced by this version", f.FlowKey)
+		return nil, fmt.Errorf("servicetraceroute: flow %v: only TCP is traced by this version: %w", f.FlowKey, errors.ErrUnsupported)
 	}
 	if !f.Dst.IsValid() || f.Dst.Port() == 0 {
 		return nil, fmt.Errorf("servicetraceroute: flow %v: needs a destination address and port", f.FlowKey)
 	}
+	if cfg.NoProbe {
+		return nil, fmt.Errorf("servicetraceroute: flow %v: Config.NoProbe: nothing is traced: %w", f.FlowKey, errors.ErrUnsupported)
+	}
 	t := f.Tuple
+	t.Src, t.Dst = onWire(t.Src), onWire(t.Dst)
 	return &engine.Watch{
-		Params: params, Every: -1, Selector: service.Selector{Flow: &t},
+		Params: params, Every: -1, Single: true, Selector: service.Selector{Flow: &t},
 	}, nil
 }

@@ -3,9 +3,9 @@
 package servicetraceroute_test
 
 import (
-	"context"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,6 +22,38 @@ type sim struct {
 	t      *testing.T
 	net    *simnet.Net
 	tracer *servicetraceroute.Tracer
+	diary  *diary
+}
+
+// diary is a sink that notes when it was used, and for what last.
+type diary struct {
+	servicetraceroute.Sink
+	mu      sync.Mutex
+	sent    []time.Time
+	last    []byte
+	ifindex int
+	nextHop servicetraceroute.HardwareAddr
+}
+
+// Send implements Sink.
+func (d *diary) Send(packet []byte, ifindex int, nextHop servicetraceroute.HardwareAddr) error {
+	d.mu.Lock()
+	d.sent = append(d.sent, time.Now())
+	d.last, d.ifindex, d.nextHop = append(d.last[:0], packet...), ifindex, nextHop
+	d.mu.Unlock()
+	return d.Sink.Send(packet, ifindex, nextHop)
+}
+
+// after counts the probes that were sent after some time.
+func (d *diary) after(at time.Time) (n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, sent := range d.sent {
+		if sent.After(at) {
+			n++
+		}
+	}
+	return n
 }
 
 func newSim(t *testing.T, n scenario.Network, opts simnet.Options, cfg servicetraceroute.Config) *sim {
@@ -31,10 +63,11 @@ func newSim(t *testing.T, n scenario.Network, opts simnet.Options, cfg servicetr
 		t.Fatal(err)
 	}
 	t.Cleanup(net.Close)
-	s := &sim{t: t, net: net}
-	if cfg.Source, cfg.Sink, err = net.Tap("client"); err != nil {
+	s := &sim{t: t, net: net, diary: &diary{}}
+	if cfg.Source, s.diary.Sink, err = net.Tap("client"); err != nil {
 		t.Fatal(err)
 	}
+	cfg.Sink = s.diary
 	if s.tracer, err = servicetraceroute.New(cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -46,37 +79,11 @@ func newSim(t *testing.T, n scenario.Network, opts simnet.Options, cfg servicetr
 	return s
 }
 
-// watch traces flows to the server until stop is called, which returns what was
-// found. It watches when it returns.
+// watch traces flows to the server, see collect.
 func (s *sim) watch(sel servicetraceroute.Selection) (stop func() found) {
 	s.t.Helper()
 	sel.Hosts = []string{s.net.Addr("server", false).String(), s.net.Addr("server", true).String()}
-	ctx, cancel := context.WithCancel(s.t.Context())
-	var all found
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for ev, err := range s.tracer.Watch(ctx, sel) {
-			if err != nil {
-				s.t.Errorf("watch: %v", err)
-				return
-			}
-			switch ev := ev.(type) {
-			case *trace.Trace:
-				all.traces = append(all.traces, ev)
-			case *trace.Flow:
-				all.flows = append(all.flows, ev)
-			case *trace.Stats:
-				all.stats = ev
-			}
-		}
-	}()
-	synctest.Wait()
-	return func() found {
-		cancel()
-		<-done
-		return all
-	}
+	return collect(s.t, s.tracer, sel)
 }
 
 // start opens a flow from the client to the server.
@@ -186,6 +193,19 @@ func (s *sim) exact(tr *trace.Trace, delay time.Duration) {
 		for _, r := range h.Replies {
 			if want := 2 * time.Duration(h.TTL) * delay; r.RTT != want {
 				s.t.Errorf("TTL %d: %v by %v, want %v", h.TTL, r.RTT, r.Kind, want)
+			}
+		}
+	}
+}
+
+// rewritten checks that the routers' replies from one TTL to another, and no others,
+// say that their quotes have other sequence numbers than the probes.
+func (s *sim) rewritten(tr *trace.Trace, from, to int) {
+	s.t.Helper()
+	for _, h := range tr.Hops {
+		for _, r := range h.Replies {
+			if slices.Contains(r.Changes, trace.SeqRewritten) != (from <= h.TTL && h.TTL <= to) {
+				s.t.Errorf("TTL %d, %v: %v", h.TTL, r.Kind, r.Changes)
 			}
 		}
 	}
@@ -345,6 +365,23 @@ func TestSim(t *testing.T) {
 			name: "shifted numbers, quotes untranslated", net: wires(ladder(2, none), ms),
 			opts: simnet.Options{Nodes: map[string]simnet.NodeOptions{"r0": {SeqShift: 0x89abcdef, QuotesUntranslated: true}}},
 			stop: trace.StopDestination, complete: true, hops: 6, delay: ms, within: 8 * time.Second,
+			check: func(s *sim, tr *trace.Trace, stats *trace.Stats) {
+				if stats.Replies.Unmatched > 0 {
+					s.t.Errorf("believed in the end, and still unmatched: %+v", stats.Replies)
+				}
+				s.rewritten(tr, 2, 5) // r0 itself quotes what it got
+			},
+		},
+		simCase{
+			name: "shifted numbers, quotes translated", net: wires(ladder(2, none), ms),
+			opts: simnet.Options{Nodes: map[string]simnet.NodeOptions{"r0": {SeqShift: 0x89abcdef}}},
+			stop: trace.StopDestination, complete: true, hops: 6, delay: ms, within: 5 * time.Second,
+			check: func(s *sim, tr *trace.Trace, stats *trace.Stats) {
+				if stats.Replies.Unmatched > 0 {
+					s.t.Errorf("%+v", stats.Replies)
+				}
+				s.rewritten(tr, 0, 0)
+			},
 		},
 		simCase{
 			name: "28 bytes quoted", net: wires(ladder(2, none), ms), opts: quotes("r0", "m0a", "m0b", "m0c", "r1", "m1a", "m1b", "m1c", "r2"),

@@ -185,12 +185,18 @@ func measure(t testing.TB, l *lab.Lab, server peer.Server, c speedCase, ipv6 boo
 	}
 	remote := netip.AddrPortFrom(l.Node("server").Addr(ipv6), server.Addr.Port())
 	var flow sync.WaitGroup
+	ready := make(chan struct{})
 	flow.Go(func() {
-		time.Sleep(50 * time.Millisecond)                                         // the watch has begun
+		select {
+		case <-ready:
+		case <-ctx.Done():
+		}
 		_, _ = peer.Run(ctx, client, peer.RunConfig{Workload: w, Server: remote}) // it is cut short
 	})
 	m := timing{speedCase: c}
-	for ev, err := range tracer.Watch(ctx, servicetraceroute.Selection{Hosts: []string{remote.Addr().String()}, Every: -1}) {
+	for ev, err := range tracer.Watch(ctx, servicetraceroute.Selection{
+		Hosts: []string{remote.Addr().String()}, Every: -1, Ready: func() { close(ready) },
+	}) {
 		if err != nil {
 			t.Error(err)
 			break

@@ -3,6 +3,7 @@ package servicetraceroute
 import (
 	"context"
 	crand "crypto/rand"
+	"encoding/hex"
 	"errors"
 	"iter"
 	"log/slog"
@@ -10,18 +11,25 @@ import (
 	"sync"
 	"time"
 
+	"servicetraceroute/internal/capture"
 	"servicetraceroute/internal/engine"
+	"servicetraceroute/internal/evidence"
+	"servicetraceroute/internal/netns"
+	"servicetraceroute/internal/owner"
+	"servicetraceroute/internal/service"
 	"servicetraceroute/trace"
 )
 
 // Tracer watches flows and traces them. Its methods may be called from any
 // goroutine. Two Tracers in one process do not disturb each other.
 type Tracer struct {
-	cfg    Config
-	log    *slog.Logger
-	source Source
-	sink   Sink
-	local  *localAddrs
+	cfg     Config
+	log     *slog.Logger
+	source  Source
+	sink    Sink
+	local   *localAddrs
+	owners  *owner.Watcher // nil without Config.Processes
+	sockets *owner.Sockets // nil: they cannot be asked
 
 	commands chan func(now time.Time) // run by the loop, which owns the engine
 	closing  chan struct{}
@@ -30,13 +38,21 @@ type Tracer struct {
 	err      error         // why, valid after done
 
 	// Owned by the loop.
+	clock   *capture.Clock // of packets of a Config.Source
+	batch   []Packet       // of such packets
 	engine  *engine.Engine
 	watches map[*engine.Watch]*subscription
 	minute  time.Time
+	pcap    *evidence.Writer // nil: none is kept
+	pcapErr error            // of writing it, valid after done
+	results results
+	unread  uint64 // records dropped since their reader was too slow
 }
 
-// New opens the packet sockets (or takes the Config's) and starts watching.
-// Privileges may be dropped as soon as it returned. The caller must Close it.
+// New opens the packet sockets (or takes the Config's) and starts watching, so that
+// flows that begin from now on are known from their handshake. Privileges may be
+// dropped as soon as it returned, except those that Config.Processes names. The caller
+// must Close it.
 //
 // Errors match os.ErrPermission when the process may not open packet sockets and
 // errors.ErrUnsupported where this system cannot capture.
@@ -45,6 +61,17 @@ func New(cfg Config) (*Tracer, error) {
 	if err != nil {
 		return nil, err
 	}
+	var t *Tracer
+	if err := netns.Do(cfg.NetNS, func() (err error) { t, err = open(cfg); return err }); err != nil {
+		return nil, err
+	}
+	go t.loop()
+	return t, nil
+}
+
+// open makes the descriptors on the calling thread, in whose network namespace
+// they are and stay.
+func open(cfg Config) (*Tracer, error) {
 	source, sink, err := openIO(cfg)
 	if err != nil {
 		return nil, err
@@ -52,32 +79,44 @@ func New(cfg Config) (*Tracer, error) {
 	t := &Tracer{
 		cfg: cfg, log: cfg.Logger, source: source, sink: sink, local: newLocalAddrs(source),
 		commands: make(chan func(time.Time), 16), closing: make(chan struct{}), done: make(chan struct{}),
-		watches: map[*engine.Watch]*subscription{},
+		watches: map[*engine.Watch]*subscription{}, clock: capture.NewClock(),
 	}
 	ec := engine.Config{
 		Rate: cfg.Rate, HopRate: cfg.HopRate, Exclude: cfg.Exclude, Loopback: cfg.Loopback, NoProbe: cfg.NoProbe,
-		Label: cfg.Label, Local: t.local.contains(), InterfaceName: source.InterfaceName,
+		Label: cfg.Label, Local: t.local.contains(), InterfaceName: source.InterfaceName, Evidence: cfg.Pcap != nil,
+		NetNS: cfg.NetNS, Budget: cfg.Budget,
 	}
 	if _, err := crand.Read(ec.Seed[:]); err != nil {
 		return nil, errors.Join(err, source.Close())
 	}
+	if err := t.openOwners(); err != nil {
+		err = errors.Join(err, source.Close())
+		if sink != nil {
+			err = errors.Join(err, sink.Close())
+		}
+		return nil, err
+	}
+	t.openSockets()
 	now := time.Now()
 	t.engine, t.minute = engine.New(now, ec), now
-	go t.loop()
+	t.openPcap()
 	return t, nil
 }
 
-// Close stops all traces, joins every goroutine and closes the sockets.
+// Close stops all traces, joins every goroutine and closes the sockets, or the
+// Config's Source and Sink. Watches that run end with what they found. It returns
+// what ended the Tracer before, if anything did, and errors of closing and of
+// Config.Pcap; calling it again returns the same.
 func (t *Tracer) Close() error {
 	t.once.Do(func() {
 		close(t.closing)
 		t.wakeLoop()
 	})
 	<-t.done
-	return t.err
+	return errors.Join(t.err, t.pcapErr)
 }
 
-// Stats returns the counters since New.
+// Stats returns the counters since New; after Close they are zero.
 func (t *Tracer) Stats() trace.Stats {
 	var s trace.Stats
 	if t.do(func(now time.Time) { s = *t.stats(now) }) != nil {
@@ -88,11 +127,23 @@ func (t *Tracer) Stats() trace.Stats {
 
 // Watch traces every flow that the selection names, as it appears, and yields
 // records until ctx ends (which is no error) or the selection's own limits are
-// reached. The traces in progress when it ends are yielded with what they found,
-// and the last record is *trace.Stats. An error ends the sequence.
+// reached: a *trace.Flow when a flow is selected or refused, a *trace.Trace for each
+// trace, a *trace.Stats each minute. The traces in progress when it ends are yielded
+// with what they found, and the last record is *trace.Stats. An error ends the
+// sequence and comes with a nil record; Check finds some of them before.
+//
+// The watch begins with the loop over it and ends with it, also by break. A loop body
+// that takes long delays no trace: up to 65536 records wait, newer ones are dropped,
+// counted and logged. Several Watches may run; a flow that more than one of them selects
+// belongs to the one that began first. Trace and TraceConn come before Watches.
 func (t *Tracer) Watch(ctx context.Context, sel Selection) iter.Seq2[trace.Event, error] {
 	return func(yield func(trace.Event, error) bool) {
 		w, err := sel.watch(ctx, t.cfg)
+		if err != nil && ctx.Err() != nil { // while names were resolved
+			s := t.Stats()
+			yield(&s, nil)
+			return
+		}
 		if err != nil {
 			yield(nil, err)
 			return
@@ -102,15 +153,14 @@ func (t *Tracer) Watch(ctx context.Context, sel Selection) iter.Seq2[trace.Event
 			yield(nil, err)
 			return
 		}
+		if sel.Ready != nil {
+			sel.Ready()
+		}
 		if !s.stream(ctx, yield) {
 			t.unsubscribe(s, trace.StopCancelled)
 			return
 		}
-		stop := trace.StopCancelled
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			stop = trace.StopDeadline
-		}
-		last := t.unsubscribe(s, stop)
+		last := t.unsubscribe(s, stopOf(ctx))
 		for _, ev := range s.rest() {
 			if !yield(ev, nil) {
 				return
@@ -125,13 +175,22 @@ func (t *Tracer) Watch(ctx context.Context, sel Selection) iter.Seq2[trace.Event
 	}
 }
 
-// Trace traces one flow. Source port 0 waits for the first flow that matches the
-// rest. When ctx ends the partial trace is returned, and no error.
+// Trace traces one flow, which may exist already; of the argument only Proto, Src and
+// Dst are read. Src is this host's end. Source port 0 waits for the first flow that
+// matches the rest, a zero source address matches any. A flow that shows no packet
+// has to be waited for, see TraceConn for one of this process.
+//
+// When ctx ends the partial trace is returned, and no error.
 func (t *Tracer) Trace(ctx context.Context, flow trace.Flow) (*trace.Trace, error) {
 	w, err := flowWatch(flow, t.cfg)
 	if err != nil {
 		return nil, err
 	}
+	return t.one(ctx, w, flow.Tuple)
+}
+
+// one waits for the first trace of a watch.
+func (t *Tracer) one(ctx context.Context, w *engine.Watch, flow trace.Tuple) (*trace.Trace, error) {
 	s, err := t.subscribe(w, 0)
 	if err != nil {
 		return nil, err
@@ -146,7 +205,8 @@ func (t *Tracer) Trace(ctx context.Context, flow trace.Flow) (*trace.Trace, erro
 		return !ok
 	}
 	s.stream(ctx, take)
-	t.unsubscribe(s, trace.StopCancelled)
+	stop := stopOf(ctx)
+	t.unsubscribe(s, stop)
 	for _, ev := range s.rest() {
 		take(ev, nil)
 	}
@@ -154,12 +214,39 @@ func (t *Tracer) Trace(ctx context.Context, flow trace.Flow) (*trace.Trace, erro
 		return nil, s.failure
 	}
 	if found == nil {
-		found = &trace.Trace{
-			Label: t.cfg.Label, Start: start, End: time.Now(), Algorithm: w.Params.Algorithm, Flow: flow.Tuple,
-			Hops: []trace.Hop{}, Stop: trace.StopCancelled, Observed: trace.Observed{RTT: -1},
-		}
+		found = t.nothing(w, flow, stop)
+		found.Start = start
 	}
 	return found, nil
+}
+
+// stopOf is why traces stop when ctx has ended.
+func stopOf(ctx context.Context) trace.Stop {
+	if why, ok := context.Cause(ctx).(because); ok {
+		return trace.Stop(why)
+	}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return trace.StopDeadline
+	}
+	return trace.StopCancelled
+}
+
+// nothing is the trace of a flow that showed too little for a first probe.
+func (t *Tracer) nothing(w *engine.Watch, flow trace.Tuple, stop trace.Stop) *trace.Trace {
+	var id [8]byte
+	_, _ = crand.Read(id[:]) // never fails
+	now := time.Now()
+	tr := &trace.Trace{
+		ID: hex.EncodeToString(id[:]), Label: t.cfg.Label, Start: now, End: now, Algorithm: w.Params.Algorithm,
+		Flow: flow, Hops: []trace.Hop{}, Stop: stop, Observed: trace.Observed{RTT: -1},
+	}
+	if stop == trace.StopRefused {
+		tr.Reason = trace.ReasonNoState
+	}
+	if s, v := w.Selector.Match(flow, nil); v == service.Yes {
+		tr.Service = &s
+	}
+	return tr
 }
 
 // localAddrs answers which addresses are this host's own. It belongs to the loop.

@@ -3,11 +3,14 @@
 package servicetraceroute_test
 
 import (
+	"context"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
 	"servicetraceroute"
+	"servicetraceroute/internal/lab/observe"
 	"servicetraceroute/internal/scenario"
 	"servicetraceroute/trace"
 )
@@ -69,6 +72,7 @@ func TestTruthOfWays(t *testing.T) {
 		{"NAT, fully random", behind(scenario.NAT{FullyRandom: true, IPv6: true}), 7},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel() // most of it is waiting
 			f := newField(t, test.net, servicetraceroute.Config{})
 			stop := f.watch(servicetraceroute.Selection{})
 			flows := 12
@@ -99,28 +103,55 @@ func TestRouteChange(t *testing.T) {
 			}
 		}
 	}
+	const flows = 4
+	// A TTL takes 600 ms, so that no trace is over when the last one is in its midst.
 	f := newField(t, net, servicetraceroute.Config{Defaults: servicetraceroute.Params{
-		Algorithm: trace.PacketByPacket, ProbeInterval: 60 * time.Millisecond,
+		Algorithm: trace.PacketByPacket, ProbeInterval: 200 * time.Millisecond,
 	}})
 	stop := f.watch(servicetraceroute.Selection{})
-	go func() {
-		time.Sleep(700 * time.Millisecond) // among TTL 3 to 4
+	ctx, cancel := context.WithCancel(t.Context())
+	var change sync.WaitGroup
+	change.Go(func() {
+		f.asked(ctx, 3, flows)
 		for name, cost := range map[string]int{"r0-m0a": 9, "r0-m0b": 1, "r1-m1a": 9, "r1-m1b": 1} {
 			if err := f.lab.SetLink(t.Context(), name, func(l *scenario.Link) { l.CostAB = cost }); err != nil {
 				t.Error(err)
 			}
 		}
-	}()
-	f.crowd(4, 50*time.Millisecond, 8*time.Second)
+	})
+	f.crowd(flows, 50*time.Millisecond, 8*time.Second)
+	cancel()
+	change.Wait()
 	all := stop()
 	v := f.judge(f.truth(), all.traces)
 	t.Log(v)
-	if len(all.traces) != 4 {
+	if len(all.traces) != flows {
 		t.Fatalf("%d traces", len(all.traces))
 	}
 	for _, tr := range all.traces {
 		if !tr.Mixed || tr.Complete || tr.PathID != "" {
 			t.Errorf("a path that changed is not marked: %v", describe(tr))
 		}
+	}
+}
+
+// asked waits until so many flows were asked about a TTL.
+func (f *field) asked(ctx context.Context, ttl uint8, flows int) {
+	for {
+		log, err := observe.Fetch(ctx, f.lab.Node("client"), false)
+		if err != nil {
+			f.t.Errorf("%d flows were not asked about TTL %d: %v", flows, ttl, err)
+			return
+		}
+		seen := map[observe.Flow]bool{}
+		for _, p := range log.Packets {
+			if p.Outgoing && p.TTL == ttl {
+				seen[p.Flow] = true
+			}
+		}
+		if len(seen) >= flows {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
 }

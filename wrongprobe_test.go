@@ -16,6 +16,7 @@ import (
 	"servicetraceroute/internal/flow"
 	"servicetraceroute/internal/inject"
 	"servicetraceroute/internal/lab"
+	"servicetraceroute/internal/lab/labtest"
 	"servicetraceroute/internal/lab/peer"
 	"servicetraceroute/internal/scenario"
 	"servicetraceroute/internal/wire"
@@ -136,7 +137,8 @@ func TestWrongProbesShow(t *testing.T) {
 	l := newLiar(t, b.lab.Node("client"))
 	const client, server = 0, 1
 	var table strings.Builder
-	table.WriteString("# Wrong probes show\n\nWhat each counter of harm does under probes that must not be sent, on the same lab.\n\n" +
+	table.WriteString("# Wrong probes show\n\nWhat each counter of harm does under probes that must not be sent, on the same lab. " +
+		"TCPRcvQDrop moves under a byte at SND.NXT when the peer's buffer has shrunk (TestWrongProbeFindsNoRoom).\n\n" +
 		"| probe | sent | client | server | firewall would forget in | the application |\n|---|---|---|---|---|---|\n")
 	defer func() { evidence(t, "wrong-probes", table.String()) }()
 	type expect struct {
@@ -303,5 +305,40 @@ func TestErrorQueue(t *testing.T) {
 			t.Errorf("IPv6 %v: acknowledgements at NXT did no harm", ipv6)
 		}
 		t.Logf("IPv6 %v: acknowledgements at NXT: %s", ipv6, o.flow.Error)
+	}
+}
+
+// TestWrongProbeFindsNoRoom sends a byte at SND.NXT, inside the window, to a socket
+// whose application has made its buffer smaller meanwhile: TCPRcvQDrop shows it.
+func TestWrongProbeFindsNoRoom(t *testing.T) {
+	f := &field{t: t, lab: labtest.Start(t, narrow("room", 0))}
+	l := newLiar(t, f.lab.Node("client"))
+	p := f.connect(false, nil)
+	if _, err := p.client.Write(make([]byte, 20_000)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(200 * time.Millisecond) // all of it waits to be read
+	if err := p.server.SetReadBuffer(1); err != nil {
+		t.Fatal(err)
+	}
+	before, err := peer.ReadCounters(t.Context(), f.lab.Node("server"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	l.run(ctx, lie{every: 20 * time.Millisecond, burst: 1, make: func(f *flow.Flow, n int) wire.TCPSegment {
+		s := l.duplicate(f, n)
+		s.Payload = []byte("x")
+		return s
+	}})
+	after, err := peer.ReadCounters(t.Context(), f.lab.Node("server"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := after.Delta(before)
+	t.Logf("%d sent; %v", l.sent.Load(), moved.Only(peer.Harm))
+	if moved["TcpExt.TCPRcvQDrop"] == 0 {
+		t.Error("TCPRcvQDrop did not move")
 	}
 }

@@ -101,6 +101,9 @@ type Stats struct {
 	Replies  ReplyStats
 	Services ServiceStats
 	Impact   ImpactStats
+	Owners   *OwnerStats  // nil: no processes are looked for
+	Pcap     *PcapStats   // nil: no packets are kept
+	Records  *RecordStats // nil: none was dropped
 }
 
 // PacketStats count captured packets.
@@ -131,12 +134,15 @@ type ProbeStats struct {
 	Refused  uint64 `json:"refused"`
 	EPERM    uint64 `json:"eperm"`
 	ENOBUFS  uint64 `json:"enobufs"`
+	Failed   uint64 `json:"failed,omitempty"` // to be sent, for any other reason: an interface that is down
 }
 
 // ReplyStats count replies.
 type ReplyStats struct {
-	Matched   uint64 `json:"matched"`
-	Unmatched uint64 `json:"unmatched"` // quotes of a traced flow that no probe explains
+	Matched uint64 `json:"matched"`
+	// Unmatched are quotes of a traced flow that no probe explains. Those that the
+	// path changed are among them until three agree on the change.
+	Unmatched uint64 `json:"unmatched"`
 	Late      uint64 `json:"late"`
 	Duplicate uint64 `json:"duplicate"`
 }
@@ -146,6 +152,25 @@ type ServiceStats struct {
 	DNS  uint64 `json:"dns"`
 	SNI  uint64 `json:"sni"`
 	QUIC uint64 `json:"quic"`
+}
+
+// PcapStats count the packets of the pcapng file.
+type PcapStats struct {
+	Written uint64 `json:"written"`
+	Dropped uint64 `json:"dropped"` // the file was too slow, or failed, or too many replies fitted no probe
+}
+
+// RecordStats count the records that a Watch wrote.
+type RecordStats struct {
+	Dropped uint64 `json:"dropped"` // their reader was too slow
+}
+
+// OwnerStats count how the processes of flows were looked for.
+type OwnerStats struct {
+	Asked   uint64 `json:"asked"`   // questions to the kernel
+	Found   uint64 `json:"found"`   // flows whose process was found
+	Unknown uint64 `json:"unknown"` // sockets that were gone already, or that no process shows
+	Dropped uint64 `json:"dropped"` // flows that were not looked at, for there were too many
 }
 
 // ImpactStats count what the circuit breaker did.

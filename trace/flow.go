@@ -28,6 +28,7 @@ type Tuple struct {
 	FlowKey
 	Direction Direction
 	Interface string   // the interface at which it is followed; empty when unknown
+	NetNS     string   // the network namespace, as it was asked for; empty is the tracer's own
 	NAT       *FlowKey // the key on the wire, only when it differs from FlowKey
 }
 
@@ -38,7 +39,9 @@ type Service struct {
 	Value string `json:"value"` // the value that matched; bytes from outside, escape before showing
 }
 
-// Process is the owner of a flow's local socket; nil in records where unknown.
+// Process is the owner of a flow's local socket; nil in records where unknown. It
+// has PID 0 and no Name when only its control group is known: the socket was gone
+// before its process was found, or may not be looked at.
 type Process struct {
 	PID    int    `json:"pid"`
 	Name   string `json:"name"`             // bytes from outside, escape before showing

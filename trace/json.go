@@ -63,6 +63,7 @@ type tupleJSON struct {
 	DstPort   uint16     `json:"dport"`
 	Direction *Direction `json:"direction,omitempty"`
 	Interface string     `json:"interface,omitempty"`
+	NetNS     string     `json:"netns,omitempty"`
 	NAT       *tupleJSON `json:"nat,omitempty"`
 }
 
@@ -80,7 +81,7 @@ func (t Tuple) MarshalJSON() ([]byte, error) {
 	if t.Direction != 0 {
 		j.Direction = &t.Direction
 	}
-	j.Interface = t.Interface
+	j.Interface, j.NetNS = t.Interface, t.NetNS
 	if t.NAT != nil {
 		nat := t.NAT.json()
 		j.NAT = &nat
@@ -94,7 +95,7 @@ func (t *Tuple) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &j); err != nil {
 		return err
 	}
-	*t = Tuple{FlowKey: j.key(), Interface: j.Interface}
+	*t = Tuple{FlowKey: j.key(), Interface: j.Interface, NetNS: j.NetNS}
 	if j.Direction != nil {
 		t.Direction = *j.Direction
 	}

@@ -126,13 +126,16 @@ type statsJSON struct {
 	Replies  ReplyStats   `json:"replies"`
 	Services ServiceStats `json:"services"`
 	Impact   ImpactStats  `json:"impact"`
+	Owners   *OwnerStats  `json:"owners,omitempty"`
+	Pcap     *PcapStats   `json:"pcap,omitempty"`
+	Records  *RecordStats `json:"records,omitempty"`
 }
 
 // MarshalJSON writes a stats record.
 func (s *Stats) MarshalJSON() ([]byte, error) {
 	j := statsJSON{
 		wrap("stats", s.Time), s.Label, ms(max(s.Uptime, 0)), s.Backend, s.Reason, s.Packets, s.Flows, s.Traces, s.Probes,
-		s.Replies, s.Services, s.Impact,
+		s.Replies, s.Services, s.Impact, s.Owners, s.Pcap, s.Records,
 	}
 	if j.Traces.ByStop == nil {
 		j.Traces.ByStop = map[Stop]uint64{}
@@ -149,7 +152,7 @@ func (s *Stats) UnmarshalJSON(b []byte) error {
 	at, err := j.open("stats")
 	*s = Stats{
 		at, j.Label, max(fromMS(j.Uptime), time.Duration(0)), j.Backend, j.Reason, j.Packets, j.Flows, j.Traces, j.Probes,
-		j.Replies, j.Services, j.Impact,
+		j.Replies, j.Services, j.Impact, j.Owners, j.Pcap, j.Records,
 	}
 	return err
 }

@@ -52,7 +52,8 @@ func samples() []Event {
 		&Stats{
 			Time: at, Uptime: time.Minute, Backend: "afpacket", Reason: "r", Packets: PacketStats{1, 2, 3},
 			Flows: FlowStats{4, 5, 6}, Traces: TraceStats{7, 8, map[Stop]uint64{StopDestination: 8}},
-			Probes: ProbeStats{9, 10, 11, 12, 13}, Replies: ReplyStats{14, 15, 16, 17},
+			Records: &RecordStats{18},
+			Probes:  ProbeStats{9, 10, 11, 12, 13, 19}, Replies: ReplyStats{14, 15, 16, 17},
 		},
 	}
 }

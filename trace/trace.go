@@ -13,7 +13,7 @@ type Trace struct {
 	End         time.Time
 	Algorithm   Algorithm
 	Flow        Tuple
-	Service     *Service // nil when the flow was named by the caller
+	Service     *Service // why the flow was selected; nil in traces from elsewhere that do not tell
 	Process     *Process // nil when unknown
 	Hops        []Hop    // by rising TTL, the destination's answer last
 	Reached     bool     // the destination was proven to answer

@@ -25,7 +25,7 @@ Usage:
 
 Examples:
   service-traceroute demo
-  go run ./cmd/service-traceroute demo     from a checkout, with only Go installed
+  go run ./cmd/service-traceroute demo   from a checkout, with only Go installed
 `
 
 func newDemoCommand() *cobra.Command {

@@ -36,11 +36,7 @@ func newHelpCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			root := cmd.Root()
 			if len(args) == 1 && args[0] == "flags" {
-				trace, _, err := root.Find([]string{"trace"})
-				if err != nil {
-					return err
-				}
-				printFlags(trace)
+				printFlags(root)
 				return nil
 			}
 			topic, rest, err := root.Find(args)
@@ -60,50 +56,17 @@ func helpText(cmd *cobra.Command, text string) {
 	cmd.SetHelpFunc(func(c *cobra.Command, _ []string) { fmt.Fprint(c.OutOrStdout(), text) })
 }
 
-// printFlags lists all flags of a command.
+// printFlags lists all flags of a command; of the whole those of trace, which has
+// nearly all.
 func printFlags(cmd *cobra.Command) {
+	if !cmd.HasParent() {
+		trace, _, err := cmd.Find([]string{"trace"})
+		if err != nil {
+			panic("main: " + err.Error())
+		}
+		cmd = trace
+	}
 	cmd.InitDefaultHelpFlag()
 	cmd.InitDefaultVersionFlag()
 	fmt.Fprintf(cmd.OutOrStdout(), "Flags of %s:\n%s", cmd.CommandPath(), cmd.Flags().FlagUsages())
-}
-
-const completionHelp = `Print a script that makes a shell complete commands, flags and their values.
-
-Usage:
-  service-traceroute completion bash|zsh|fish|powershell
-
-Examples:
-  source <(service-traceroute completion bash)
-  service-traceroute completion zsh > "${fpath[1]}/_service-traceroute"
-  service-traceroute completion fish > ~/.config/fish/completions/service-traceroute.fish
-`
-
-var shells = []string{"bash", "zsh", "fish", "powershell"}
-
-func newCompletionCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:       "completion SHELL",
-		Short:     "completion for bash, zsh, fish or powershell",
-		ValidArgs: shells,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			root, out := cmd.Root(), cmd.OutOrStdout()
-			shell := ""
-			if len(args) == 1 {
-				shell = args[0]
-			}
-			switch shell {
-			case "bash":
-				return root.GenBashCompletionV2(out, true)
-			case "zsh":
-				return root.GenZshCompletion(out)
-			case "fish":
-				return root.GenFishCompletion(out, true)
-			case "powershell":
-				return root.GenPowerShellCompletionWithDesc(out)
-			}
-			return usage(fmt.Errorf("completion needs one shell, not %q", args), "one of bash, zsh, fish, powershell")
-		},
-	}
-	helpText(cmd, completionHelp)
-	return cmd
 }

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 const rootHelp = `service-traceroute shows the path that an application's own packets take.
@@ -18,18 +20,20 @@ Usage:
   service-traceroute COMMAND [flags]
 
 Commands:
-  demo         a small Internet on this machine, a real client and server, traced
+  demo         a small Internet on this machine, real client and server, traced
   trace        trace the flows of hosts as they appear, until stopped
+  run          start a command and trace every flow that it opens
+  dial         no application at hand: open a connection and trace inside it
   completion   completion for bash, zsh, fish or powershell
   help         help for a command; "help flags" lists all flags
 
 Examples:
   service-traceroute demo
-  service-traceroute trace --host 203.0.113.7
+  service-traceroute run -- curl -sO https://www.example.com/file
   service-traceroute trace --host www.example.com --port 443 --duration 1m
-  service-traceroute trace --host 2001:db8::/32 --output json -o paths.ndjson
+  service-traceroute dial www.example.com
 
-Flags:  -h, --help   --version
+Flags:  -h, --help   --help-all   --version
 `
 
 // newRootCommand returns the command line. Each command has a file of its own.
@@ -37,7 +41,6 @@ func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "service-traceroute",
 		Short:         "show the path that an application's own packets take",
-		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -57,14 +60,50 @@ func newRootCommand() *cobra.Command {
 	helpText(root, rootHelp)
 	root.SuggestionsMinimumDistance = 2
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.SetHelpCommand(newHelpCommand())
-	root.AddCommand(newDemoCommand(), newTraceCommand(), newCompletionCommand())
+	help := newHelpCommand()
+	root.SetHelpCommand(help)
+	root.AddCommand(newDemoCommand(), configurable(newTraceCommand()), configurable(newRunCommand()), configurable(newDialCommand()), newCompletionCommand())
+	for _, cmd := range append(root.Commands(), help, root) {
+		uniform(cmd)
+	}
 	return root
+}
+
+// uniform gives a command what every command has: --version, and --help-all, for
+// which no other argument is needed.
+func uniform(cmd *cobra.Command) {
+	var all bool
+	cmd.Version = version()
+	cmd.Flags().BoolVar(&all, "help-all", false, "list all flags")
+	check, run := cmd.Args, cmd.RunE
+	cmd.Args = func(c *cobra.Command, args []string) error {
+		if all || check == nil {
+			return nil
+		}
+		return check(c, args)
+	}
+	cmd.RunE = func(c *cobra.Command, args []string) error {
+		if all {
+			printFlags(c)
+			return nil
+		}
+		return run(c, args)
+	}
 }
 
 // flagError points to the help of the command whose flag was wrong.
 func flagError(cmd *cobra.Command, err error) error {
-	return usage(err, "see "+cmd.CommandPath()+" -h")
+	hint := "see " + cmd.CommandPath() + " -h"
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) {
+		var names []string
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+		name := unknown.GetSpecifiedName()
+		if like := nearest(name, names); strings.HasPrefix(like, name) || like != "" && edits(name, like) == 1 {
+			hint = "did you mean --" + like + "?"
+		}
+	}
+	return usage(err, hint)
 }
 
 // version is the module's, or the commit's.

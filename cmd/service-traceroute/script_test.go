@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -10,24 +11,27 @@ import (
 	"unicode/utf8"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
 )
 
-func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"service-traceroute": main})
+// programs are what scripts can run.
+var programs = map[string]func(){"service-traceroute": main}
+
+// commands are what scripts can say.
+var commands = map[string]func(*testscript.TestScript, bool, []string){
+	"status": status, "screen": screen, "told": told,
 }
+
+func TestMain(m *testing.M) { testscript.Main(m, programs) }
 
 // TestScripts runs the command line as users see it. Nothing in the scripts needs
 // privileges: every one of them ends before a socket would be opened.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"status": status, "screen": screen, "told": told,
-		},
-	})
+	testscript.Run(t, testscript.Params{Dir: "testdata/script", Cmds: commands})
 }
 
-// status N ARGS… runs service-traceroute and wants exit status N.
+// status N ARGS… runs service-traceroute and wants exit status N. ARGS may begin
+// with "without THING", see there.
 func status(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
 		ts.Fatalf("usage: status N ARGS…")
@@ -36,7 +40,11 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	got := 0
 	var exit *exec.ExitError
-	switch err := ts.Exec("service-traceroute", args[1:]...); {
+	program, rest := "service-traceroute", args[1:]
+	if len(rest) > 1 && rest[0] == "without" {
+		program, rest = "without", append([]string{rest[1], program}, rest[2:]...)
+	}
+	switch err := ts.Exec(program, rest...); {
 	case errors.As(err, &exit):
 		got = exit.ExitCode()
 	case err != nil:
@@ -49,18 +57,25 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 
 // screen wants the last output to fit a screen and to have examples.
 func screen(ts *testscript.TestScript, neg bool, _ []string) {
-	out := ts.ReadFile("stdout")
-	if n := strings.Count(out, "\n"); n == 0 || n > 24 {
-		ts.Fatalf("%d lines of help", n)
+	if err := fitsScreen(ts.ReadFile("stdout")); neg || err != nil {
+		ts.Fatalf("%v", err)
 	}
-	for line := range strings.Lines(out) {
-		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 100 {
-			ts.Fatalf("%d columns: %s", n, line)
+}
+
+// fitsScreen wants at most 24 lines of 80 columns, and examples.
+func fitsScreen(help string) error {
+	if n := strings.Count(help, "\n"); n == 0 || n > 24 {
+		return fmt.Errorf("%d lines of help", n)
+	}
+	for line := range strings.Lines(help) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 {
+			return fmt.Errorf("%d columns: %s", n, line)
 		}
 	}
-	if neg || !strings.Contains(out, "Examples:\n  ") {
-		ts.Fatalf("no examples in\n%s", out)
+	if !strings.Contains(help, "Examples:\n  ") {
+		return fmt.Errorf("no examples in\n%s", help)
 	}
+	return nil
 }
 
 // told wants nothing on standard output, and on standard error one "error:" line
@@ -84,16 +99,61 @@ func told(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// Every command must be known to the scripts.
+// Every command of the tree has a help that fits a screen of 80 columns and 24
+// lines and shows examples.
 func TestEveryCommandHasHelp(t *testing.T) {
-	for _, cmd := range newRootCommand().Commands() {
+	commandsBelow(newRootCommand(), func(cmd *cobra.Command) {
 		var out bytes.Buffer
 		cmd.SetOut(&out)
 		if err := cmd.Help(); err != nil {
 			t.Fatal(err)
 		}
-		if n := strings.Count(out.String(), "\n"); n > 24 || !strings.Contains(out.String(), "service-traceroute "+cmd.Name()) {
-			t.Errorf("%s: %d lines of help:\n%s", cmd.Name(), n, out.String())
+		text := out.String()
+		if err := fitsScreen(text); err != nil {
+			t.Errorf("%s: %v", cmd.CommandPath(), err)
+		}
+		if !strings.Contains(text, cmd.CommandPath()) {
+			t.Errorf("%s: not in its own help:\n%s", cmd.CommandPath(), text)
+		}
+	})
+}
+
+// Every command knows the same flags about itself, without other arguments.
+func TestEveryCommandTellsOfItself(t *testing.T) {
+	root := newRootCommand()
+	root.InitDefaultHelpCmd() // as Execute does
+	commandsBelow(root, func(cmd *cobra.Command) {
+		for flag, want := range map[string]string{
+			"--version": "service-traceroute " + version() + "\n", "-h": "Examples:\n", "--help": "Examples:\n",
+			"--help-all": "  -h, --help ",
+		} {
+			var out, errs bytes.Buffer
+			root := newRootCommand()
+			root.SetOut(&out)
+			root.SetErr(&errs)
+			root.SetArgs(append(strings.Fields(cmd.CommandPath())[1:], flag))
+			if err := root.Execute(); err != nil || !strings.Contains(out.String(), want) || errs.Len() > 0 {
+				t.Errorf("%s %s: %v, %q %q", cmd.CommandPath(), flag, err, out.String(), errs.String())
+			}
+			if flag == "--help-all" && (!strings.Contains(out.String(), "--version ") || !strings.Contains(out.String(), "--help-all ")) {
+				t.Errorf("%s lists\n%s", cmd.CommandPath(), out.String())
+			}
+		}
+	})
+}
+
+func commandsBelow(cmd *cobra.Command, visit func(*cobra.Command)) {
+	visit(cmd)
+	for _, c := range cmd.Commands() {
+		commandsBelow(c, visit)
+	}
+}
+
+// The commands are listed in the help of the whole.
+func TestRootListsCommands(t *testing.T) {
+	for _, cmd := range newRootCommand().Commands() {
+		if !strings.Contains(rootHelp, "\n  "+cmd.Name()+" ") {
+			t.Errorf("%s is not listed", cmd.Name())
 		}
 	}
 }

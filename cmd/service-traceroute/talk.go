@@ -11,17 +11,19 @@ import (
 	"time"
 
 	"servicetraceroute"
-	"servicetraceroute/internal/capture"
 	"servicetraceroute/internal/privilege"
 )
+
+const unsupportedHint = "a Linux kernel with packet sockets is needed, not an emulation of one (gVisor, WSL 1); " +
+	"the library works everywhere with a packet source of your own"
 
 // openFailed says what helps when the tracer could not be opened.
 func openFailed(err error) error {
 	switch {
-	case errors.Is(err, capture.ErrNoInterface):
-		return failed(err, "interfaces here: "+fmt.Sprint(interfaceNames()))
+	case errors.Is(err, servicetraceroute.ErrNoInterface):
+		return failed(inFlags(err), "interfaces here: "+strings.Join(interfaceNames(), ", "))
 	case errors.Is(err, errors.ErrUnsupported):
-		return failed(err, "capture needs Linux; the library works everywhere with a packet source of your own")
+		return failed(err, unsupportedHint)
 	case errors.Is(err, os.ErrPermission):
 		return failed(err, privilege.Hint(err))
 	}
@@ -47,10 +49,15 @@ func watchFailed(err error) error {
 func inFlags(err error) error {
 	text := err.Error()
 	for library, flag := range map[string]string{
-		"servicetraceroute: Selection.Hosts: ":   "--host: ",
-		"servicetraceroute: Selection.Ports: ":   "--port: ",
-		"servicetraceroute: Selection: ":         "",
-		"servicetraceroute: Config.Interfaces: ": "--interface: ",
+		"servicetraceroute: Selection.Hosts: ":     "--host: ",
+		"servicetraceroute: Selection.Ports: ":     "--port: ",
+		"servicetraceroute: Selection.Processes: ": "--process: ",
+		"servicetraceroute: Selection.PIDs: ":      "--pid: ",
+		"servicetraceroute: Selection.Cgroups: ":   "--cgroup: ",
+		"servicetraceroute: Selection: ":           "",
+		"servicetraceroute: Config.Interfaces: ":   "--interface: ",
+		"servicetraceroute: Config.Pcap: ":         "",
+		"capture: interface ":                      "--interface: ",
 	} {
 		text = strings.Replace(text, library, flag, 1)
 	}
@@ -59,7 +66,7 @@ func inFlags(err error) error {
 		"Timeout": "--timeout", "ProbeInterval": "--probe-interval", "TTLInterval": "--ttl-interval",
 		"FlowTimeout": "--flow-timeout",
 	} {
-		text = strings.Replace(text, "servicetraceroute: Params."+field+": ", flag+": ", 1)
+		text = strings.Replace(text, "servicetraceroute: Config.Defaults: Params."+field+": ", flag+": ", 1)
 	}
 	return &worded{text, err}
 }
@@ -92,21 +99,31 @@ func interfaceNames() []string {
 // says so once.
 type progress struct {
 	w        io.Writer
+	what     string
 	terminal bool
 	mu       sync.Mutex
+	begun    bool // what it says is done, not only meant to be
 	shown    bool
 	quit     chan struct{}
 	done     chan struct{}
 }
 
-func startProgress(w io.Writer, what string, t *servicetraceroute.Tracer) *progress {
-	p := &progress{w: w, terminal: isTerminal(w), quit: make(chan struct{}), done: make(chan struct{})}
-	fmt.Fprintf(w, "%s; Ctrl-C stops\n", what)
+func startProgress(w io.Writer, what string, t watcher) *progress {
+	p := &progress{w: w, what: what, terminal: isTerminal(w), quit: make(chan struct{}), done: make(chan struct{})}
 	go p.loop(t)
 	return p
 }
 
-func (p *progress) loop(t *servicetraceroute.Tracer) {
+// begin says what is being done, once it is: whoever reads it may start.
+func (p *progress) begin() {
+	_ = p.aside(func() error {
+		p.begun = true
+		fmt.Fprintf(p.w, "%s; Ctrl-C stops\n", p.what)
+		return nil
+	})
+}
+
+func (p *progress) loop(t watcher) {
 	defer close(p.done)
 	if !p.terminal {
 		<-p.quit
@@ -123,6 +140,12 @@ func (p *progress) loop(t *servicetraceroute.Tracer) {
 		case <-every.C:
 			s := t.Stats()
 			p.mu.Lock()
+			if !p.begun {
+				fmt.Fprintf(p.w, "\r\x1b[K%v: resolving names", time.Since(start).Round(time.Second))
+				p.shown = true
+				p.mu.Unlock()
+				continue
+			}
 			fmt.Fprintf(p.w, "\r\x1b[K%v: %d flows matched, %d of %d traces done, %d probes sent",
 				time.Since(start).Round(time.Second), s.Flows.Matched, s.Traces.Done, s.Traces.Started, s.Probes.Sent)
 			p.shown = true
@@ -166,5 +189,9 @@ func isTerminal(w io.Writer) bool {
 		return false
 	}
 	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull) // the one character device that output is often sent to
+	return err != nil || !os.SameFile(info, null)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -19,31 +18,33 @@ const traceHelp = `Trace the flows of hosts as they appear, and those that exist
 
 Usage:  service-traceroute trace --host HOST [flags]
 
-What:   --host ADDR|PREFIX|NAME (repeat)   names are resolved once, at the start
-Narrow: --port N|A-B  --proto tcp  --interface IF  --direction out|in  -4  -6
+What:   --host ADDR|PREFIX|NAME (resolved at the start)
+        --process NAME  --pid N  --cgroup PATH
+Narrow: all of these, --port N|A-B  --interface IF  --direction out|in  -4  -6
+Where:  --netns NAME|PATH|all (containers: another network namespace, or each)
 How:    --algorithm packet-by-packet|hop-by-hop|concurrent|adaptive   --probes 3
-        --first-ttl 1  --max-ttl 32  --timeout 2s  --max-silent 5  --border ADDR|PREFIX
+        --first-ttl 1  --max-ttl 32 --timeout 2s --max-silent 5  --border PREFIX
         --no-probe (only say which flows match)  --exclude PREFIX (never probed)
-When:   --duration D  --idle D  --stop-new-after D  --retrace D  --every 10m|once
+When:   --duration D --idle D --stop-new-after D  --retrace D  --every 10m|once
 Rates:  --rate 1000 probes/s in all  --hop-rate 200 probes/s per router, at most
-Output: --output text|json  -o FILE  --label TEXT  -v
-All flags with their meaning: service-traceroute trace --help-all
+Output: --output text|json  -o FILE  --label TEXT  -v  --pcap FILE
+Flags from a file: --config FILE.yaml    All, explained: trace --help-all
 
 Examples:
   service-traceroute trace --host www.example.com --port 443
   service-traceroute trace --host 203.0.113.0/24 --duration 1m --output json
-  service-traceroute trace --host 2001:db8::7 --algorithm hop-by-hop --max-ttl 16
-  sudo service-traceroute trace --host 203.0.113.7 --retrace 1m -o paths.txt
+  service-traceroute trace --host 2001:db8::7 --netns /proc/4242/ns/net
+  sudo service-traceroute trace --host 203.0.113.7 --pcap packets.pcapng
 
-Ctrl-C prints what was found. Exit: 0 done, 1 failed, 2 usage, 3 no flow matched.
+Ctrl-C prints what was found. Exit: 0 done, 1 failed, 2 usage, 3 none matched.
 `
 
 func newTraceCommand() *cobra.Command {
 	var f traceFlags
 	cmd := &cobra.Command{
-		Use:     "trace --host HOST",
-		Short:   "trace the flows of hosts as they appear, until stopped",
-		Version: version(),
+		Use:        "trace --host HOST",
+		Short:      "trace the flows of hosts as they appear, until stopped",
+		SuggestFor: []string{"traceroute", "mtr", "tracepath", "watch"},
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return usage(fmt.Errorf("unexpected argument %q", args[0]), "a host is given with --host "+args[0])
@@ -51,10 +52,6 @@ func newTraceCommand() *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if f.all {
-				printFlags(cmd)
-				return nil
-			}
 			return f.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -76,25 +73,29 @@ func (f *traceFlags) run(ctx context.Context, stdout, stderr io.Writer) (err err
 	if err != nil {
 		return err
 	}
-	tracer, err := servicetraceroute.New(cfg)
+	packets, err := f.pcap.config(&cfg, f.file)
 	if err != nil {
-		return openFailed(err)
+		return err
 	}
-	defer tracer.Close()
-	out := stdout
-	if f.file != "" {
-		file, err := createPrivate(f.file)
-		if err != nil {
-			return failed(err, "")
-		}
-		defer func() { err = errors.Join(err, failed(file.Close(), "")) }()
-		out = file
-	}
-	w, err := output.New(f.format, out, output.Options{Verbose: f.verbose || f.noProbe, Style: styled(out)})
+	tracer, err := f.netnsFlags.tracer(cfg, stderr)
 	if err != nil {
-		return usage(err, "")
+		return err
 	}
-	if err := privilege.Drop(); err != nil {
+	defer func() { err = packets.end(err, tracer.Close()) }()
+	if err := packets.open(ctx, stdout, stderr); err != nil {
+		return err
+	}
+	w, done, err := f.open(ctx, stdout, stderr, f.verbose || f.noProbe)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	var keep []privilege.Capability
+	if f.any() { // to see which process has a socket open
+		keep = []privilege.Capability{privilege.SysPtrace, privilege.DACReadSearch}
+	}
+	keep = append(keep, f.needs()...)
+	if err := privilege.Drop(keep...); err != nil {
 		return failed(err, "")
 	}
 	if f.duration > 0 {
@@ -106,9 +107,10 @@ func (f *traceFlags) run(ctx context.Context, stdout, stderr io.Writer) (err err
 }
 
 // watch writes records as they come.
-func (f *traceFlags) watch(ctx context.Context, t *servicetraceroute.Tracer, sel servicetraceroute.Selection, w output.Writer, stderr io.Writer) error {
-	progress := startProgress(stderr, "watching for flows of "+strings.Join(sel.Hosts, ", "), t)
+func (f *traceFlags) watch(ctx context.Context, t watcher, sel servicetraceroute.Selection, w output.Writer, stderr io.Writer) error {
+	progress := startProgress(stderr, "watching for flows of "+f.what(), t)
 	defer progress.stop()
+	sel.Ready = progress.begin
 	matched := false
 	for ev, err := range t.Watch(ctx, sel) {
 		if err != nil && ctx.Err() != nil {

@@ -77,7 +77,7 @@ func watchQuiet(t *testing.T, ctx context.Context) (stdout, stderr string, err e
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = (&traceFlags{}).watch(ctx, tracer, servicetraceroute.Selection{Hosts: []string{"192.0.2.1"}}, w, &talk)
+	err = (&traceFlags{hosts: []string{"192.0.2.1"}}).watch(ctx, tracer, servicetraceroute.Selection{Hosts: []string{"192.0.2.1"}}, w, &talk)
 	return out.String(), talk.String(), err
 }
 
@@ -107,32 +107,6 @@ func TestCtrlCIsNoFailure(t *testing.T) {
 	}
 	if took := time.Since(at); took > time.Second {
 		t.Errorf("it took %v to stop", took)
-	}
-}
-
-func TestCreatePrivate(t *testing.T) {
-	t.Setenv("SUDO_UID", "")
-	name := filepath.Join(t.TempDir(), "paths.ndjson")
-	for _, before := range []os.FileMode{0, 0o644} {
-		if before != 0 {
-			if err := os.WriteFile(name, []byte("older and longer"), before); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Chmod(name, before); err != nil {
-				t.Fatal(err)
-			}
-		}
-		file, err := createPrivate(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		info, err := file.Stat()
-		if err != nil || info.Mode() != 0o600 || info.Size() != 0 {
-			t.Errorf("mode before %v: %v %d bytes, %v", before, info.Mode(), info.Size(), err)
-		}
-		if err := file.Close(); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 

@@ -24,14 +24,19 @@ type HardwareAddr struct {
 
 // Packet is one captured packet.
 type Packet struct {
-	Time      time.Time // kernel timestamp
-	Interface int       // index of the interface, in the source's network namespace
+	// Time is the kernel's timestamp. A Ring puts it on the monotonic line of
+	// time.Now (see Clock); another source may, else the Tracer does.
+	Time      time.Time
+	Interface int // index of the interface, in the source's network namespace
 	Direction Direction
 	// NextHop is the link-layer destination of an outgoing packet: whom a probe
 	// that must go the same way has to be handed to. Known says whether it was
 	// seen at all; a link without addresses is Known with Len 0.
 	NextHop      HardwareAddr
 	NextHopKnown bool
+	// Tagged: the frame bears a VLAN tag (IEEE 802.1Q). A probe that was sent at this
+	// interface would lack it and go another way.
+	Tagged bool
 	// Data starts at the IP header. It is owned by the source and valid until its
 	// next ReadBatch. It may be cut short: Len is the length on the wire from the
 	// IP header on (a segmentation-offload packet can be longer than its link).

@@ -12,7 +12,8 @@ var ErrNoInterface = errors.New("no such interface")
 // error at every interface.
 type Config struct {
 	// Interfaces limits capture to these, by name; empty is all, also those that
-	// appear later. It is fixed when the ring is opened.
+	// appear later. It is fixed when the ring is opened; an interface that is deleted
+	// and made again is found within a second or two.
 	Interfaces []string
 	// Ports and Prefixes narrow TCP and UDP: a packet passes if its source or
 	// destination lies in one of each. ICMP errors always pass, and so does what
@@ -22,7 +23,10 @@ type Config struct {
 	Prefixes []netip.Prefix
 	// UDP admits UDP packets as well.
 	UDP bool
-	// RingBytes is the memory shared with the kernel; 0 is 4 MiB.
+	// Payload keeps TCP packets whole, as far as a block of the ring (128 KiB) holds
+	// them, instead of their headers alone.
+	Payload bool
+	// RingBytes is the memory shared with the kernel; 0 is 4 MiB, with Payload 32 MiB.
 	RingBytes int
 }
 

@@ -13,6 +13,8 @@ const (
 	snapTCP  = 192  // Ethernet, two VLAN tags, 60 of IP, 60 of TCP, and a margin
 	snapICMP = 1600 // with a quote and extensions
 	snapUDP  = 1600
+	// snapWhole is more than a block of the ring holds: the kernel cuts there.
+	snapWhole = 256 << 10
 
 	// Offsets that the kernel gives a meaning (linux/filter.h): from here on the
 	// network header, or facts about the packet.
@@ -164,19 +166,27 @@ func unmapped(p netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(p.Addr().Unmap(), max(p.Bits()-96, 0))
 }
 
+// snapTCP is how much of a TCP packet is kept.
+func (c Config) snapTCP() uint32 {
+	if c.Payload {
+		return snapWhole
+	}
+	return snapTCP
+}
+
 // transports ends a branch: TCP, and UDP if wanted, pass where the selection lets
 // them. A holds the protocol.
 func transports(cfg Config, prefixes []prefixTest) []bpf.Instruction {
 	p := []bpf.Instruction{
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoTCP, SkipTrue: 2},
-		bpf.LoadConstant{Dst: bpf.RegA, Val: snapTCP},
+		bpf.LoadConstant{Dst: bpf.RegA, Val: cfg.snapTCP()},
 		bpf.Jump{Skip: 1},
 		drop,
 	}
 	if cfg.UDP {
 		p = []bpf.Instruction{
 			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoTCP, SkipTrue: 2},
-			bpf.LoadConstant{Dst: bpf.RegA, Val: snapTCP},
+			bpf.LoadConstant{Dst: bpf.RegA, Val: cfg.snapTCP()},
 			bpf.Jump{Skip: 3},
 			bpf.JumpIf{Cond: bpf.JumpEqual, Val: protoUDP, SkipTrue: 1},
 			drop,

@@ -171,6 +171,9 @@ func TestProgram(t *testing.T) {
 		"everything 6":           {prefixes("192.0.2.0/24", "::/0"), ether6, syn6, snapTCP},
 		"host 6":                 {prefixes("fd00::2/128"), ether6, syn6, snapTCP},
 		"other host 6":           {prefixes("fd00::3/128"), ether6, syn6, 0},
+		"payload":                {Config{Payload: true}, ether4, syn4, snapWhole},
+		"payload 6, narrowed":    {Config{Payload: true, UDP: true, Prefixes: prefixes("::/0").Prefixes}, ether6, syn6, snapWhole},
+		"errors beside payload":  {Config{Payload: true}, ether4, icmp4(11), snapICMP},
 		"mapped prefix":          {prefixes("::ffff:10.0.0.0/104"), ether4, syn4, snapTCP},
 	} {
 		t.Run(name, func(t *testing.T) {

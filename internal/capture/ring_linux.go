@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 
 const (
 	defaultRing = 4 << 20
+	payloadRing = 32 << 20
 	blockSize   = 128 << 10
 	// retire is after how many milliseconds the kernel hands over a block that is
 	// not full: no packet waits longer, so handshakes and ICMP errors are here
@@ -37,6 +39,7 @@ type Ring struct {
 	conn  syscall.RawConn
 	names names
 	local addrLister
+	clock *Clock
 
 	mem    []byte
 	blocks int
@@ -51,6 +54,9 @@ type Ring struct {
 	looked bool
 
 	cfg           Config
+	followed      time.Time  // by the reader
+	filterMu      sync.Mutex // over filter and indexes
+	filter        Config     // what is attached now
 	indexes       []int
 	seen, dropped uint64
 	handedOut     uint64
@@ -64,14 +70,14 @@ func Open(cfg Config) (*Ring, error) {
 	// Protocol 0: nothing is received before the filter stands (packet(7)).
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("capture: open packet socket: %w", err)
+		return nil, fmt.Errorf("capture: open packet socket: %w", missing(err, "packet sockets", "CONFIG_PACKET"))
 	}
-	r := &Ring{cfg: cfg, file: os.NewFile(uintptr(fd), "packet socket"), local: addrLister{fd: -1}}
+	r := &Ring{cfg: cfg, file: os.NewFile(uintptr(fd), "packet socket"), local: addrLister{fd: -1}, clock: NewClock()}
 	r.look = r.ready
 	if r.conn, err = r.file.SyscallConn(); err != nil {
 		return nil, errors.Join(fmt.Errorf("capture: %w", err), r.file.Close())
 	}
-	r.names.control = r.control
+	r.names.control, r.filter, r.followed = r.control, cfg, time.Now()
 	if err := r.setUp(); err != nil {
 		return nil, errors.Join(fmt.Errorf("capture: %w", err), r.Close())
 	}
@@ -79,12 +85,9 @@ func Open(cfg Config) (*Ring, error) {
 }
 
 func (r *Ring) setUp() error {
-	for _, name := range r.cfg.Interfaces {
-		index, err := r.names.index(name)
-		if err != nil {
-			return fmt.Errorf("interface %q: %w", name, ErrNoInterface)
-		}
-		r.indexes = append(r.indexes, index)
+	var missing string
+	if r.indexes, missing = r.resolve(); slices.Contains(r.indexes, 0) {
+		return fmt.Errorf("interface %q: %w", missing, ErrNoInterface)
 	}
 	if err := r.local.open(); err != nil {
 		return fmt.Errorf("open route socket: %w", err)
@@ -98,14 +101,7 @@ func (r *Ring) setUp() error {
 	if err := r.attach(program(r.cfg, r.indexes)); err != nil {
 		return err
 	}
-	addr := unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL)}
-	if len(r.indexes) == 1 {
-		addr.Ifindex = r.indexes[0]
-	}
-	if err := r.control(func(fd int) error { return unix.Bind(fd, &addr) }); err != nil {
-		return fmt.Errorf("bind packet socket: %w", err)
-	}
-	return nil
+	return r.bind(r.indexes)
 }
 
 // control runs f on the socket. A Close meanwhile waits, so that f never meets
@@ -119,11 +115,14 @@ func (r *Ring) control(f func(fd int) error) (err error) {
 
 func (r *Ring) mapRing(fd int) error {
 	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V3); err != nil {
-		return fmt.Errorf("PACKET_VERSION: %w", err)
+		return fmt.Errorf("PACKET_VERSION: %w", missing(err, "TPACKET_V3 rings", "Linux >= 3.2 and CONFIG_PACKET"))
 	}
 	size := r.cfg.RingBytes
 	if size <= 0 {
 		size = defaultRing
+		if r.cfg.Payload {
+			size = payloadRing
+		}
 	}
 	r.blocks = max(size/blockSize, 4)
 	req := unix.TpacketReq3{
@@ -131,7 +130,8 @@ func (r *Ring) mapRing(fd int) error {
 		Frame_size: 2048, Frame_nr: uint32(r.blocks * (blockSize / 2048)), Retire_blk_tov: retire,
 	}
 	if err := unix.SetsockoptTpacketReq3(fd, unix.SOL_PACKET, unix.PACKET_RX_RING, &req); err != nil {
-		return fmt.Errorf("PACKET_RX_RING of %d bytes: %w", r.blocks*blockSize, err)
+		// An emulated kernel may know the version and yet have no ring.
+		return fmt.Errorf("PACKET_RX_RING of %d bytes: %w", r.blocks*blockSize, missing(err, "packet rings", "CONFIG_PACKET and CONFIG_MMU"))
 	}
 	var err error
 	r.mem, err = unix.Mmap(fd, 0, r.blocks*blockSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
@@ -167,9 +167,12 @@ func (r *Ring) attach(instructions []bpf.Instruction) error {
 // cost 12 ms and lose packets. Interfaces and memory stay as they were. It may be
 // called while another goroutine reads.
 func (r *Ring) SetFilter(cfg Config) error {
+	r.filterMu.Lock()
+	defer r.filterMu.Unlock()
 	if err := r.attach(program(cfg, r.indexes)); err != nil {
 		return fmt.Errorf("capture: %w", err)
 	}
+	r.filter = cfg
 	return nil
 }
 
@@ -187,9 +190,11 @@ func (r *Ring) ReadBatch() ([]Packet, error) {
 	if !r.enter() {
 		return nil, net.ErrClosed
 	}
+	r.follow()
 	for {
 		r.giveBack()
 		if r.take() > 0 {
+			r.clock.Steady(r.batch)
 			return r.batch, nil
 		}
 		if err := r.wait(); err != nil {
@@ -277,16 +282,19 @@ func (r *Ring) packet(at int) int {
 		p.Data = r.mem[from : from+kept : from+kept]
 	}
 	p.NextHop, p.NextHopKnown = r.nextHop(ll.Hatype, at+int(h.Mac), link)
+	p.Tagged = h.Status&unix.TP_STATUS_VLAN_VALID != 0 || ll.Hatype == unix.ARPHRD_ETHER && link > ethernetHeader
 	r.batch = append(r.batch, p)
 	return int(h.Next_offset)
 }
+
+const ethernetHeader = 14 // two addresses and a type
 
 // nextHop reads whom a frame was addressed to. Links without addresses are known
 // to have none.
 func (r *Ring) nextHop(hatype uint16, mac, link int) (a HardwareAddr, known bool) {
 	switch hatype {
 	case unix.ARPHRD_ETHER, unix.ARPHRD_LOOPBACK:
-		if link < 14 {
+		if link < ethernetHeader {
 			return a, false
 		}
 		a.Len = 6

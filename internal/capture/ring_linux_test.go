@@ -287,6 +287,24 @@ func TestKeptLength(t *testing.T) {
 	}
 }
 
+// With payload a packet is there to its last byte.
+func TestKeptPayload(t *testing.T) {
+	p := newPair(t, capture.Config{Payload: true})
+	whole := tcp("[fd09::2]:443", "[fd09::1]:1", 1200)
+	if err := p.peer.Send(whole, index, broadcast); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, q := range p.seen(100 * time.Millisecond) {
+		if string(q.Data) == string(whole) {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d times", n)
+	}
+}
+
 // A batch stays readable when another goroutine closes; nothing else is left.
 func TestCloseWhileABatchIsUsed(t *testing.T) {
 	p := newPair(t, capture.Config{})

@@ -19,9 +19,13 @@ func (b breaker) trip(now time.Time, dst netip.Addr) {
 	if len(b) >= breakerSize {
 		b.sweep(now)
 	}
-	if len(b) < breakerSize {
-		b[dst] = now.Add(breakerTime)
+	for other := range b { // any: they are all young
+		if len(b) < breakerSize {
+			break
+		}
+		delete(b, other)
 	}
+	b[dst] = now.Add(breakerTime)
 }
 
 // open reports whether the destination is to be left alone.
@@ -54,10 +58,10 @@ const (
 // peer half a round trip after it left and shows here half a round trip later;
 // twice that leaves room for queues.
 func (e *Engine) harmed(now time.Time, r *run, what harm) {
-	if r.lastReachAt.IsZero() {
+	if r.near.reachedAt.IsZero() {
 		return
 	}
-	since := now.Sub(r.lastReachAt)
+	since := now.Sub(r.near.reachedAt)
 	if since < soonestAnswer(r.flow) || since > 2*r.rtt()+50*time.Millisecond {
 		return
 	}

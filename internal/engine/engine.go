@@ -20,12 +20,15 @@ type Config struct {
 	Loopback      bool
 	NoProbe       bool
 	Label         string
+	NetNS         string  // of every flow's tuple
+	Budget        *Budget // in place of Rate; nil: one of its own
 	// Local reports whether an address is this host's own; nil: unknown, then a
 	// packet's direction decides.
 	Local func(netip.Addr) bool
 	// InterfaceName names interfaces in records; nil: no names.
 	InterfaceName func(index int) string
 	Seed          [32]byte // of the random offsets, identifications and trace ids
+	Evidence      bool     // say what each packet is; the caller takes that by Evidence after every Step
 }
 
 const (
@@ -67,10 +70,17 @@ type Engine struct {
 	buckets *probe.Buckets
 	watches []*Watch
 	runs    runQueue
+	runsTo  map[netip.AddrPort][]*run // by destination: a flood of errors must not search
 	breaker breaker
+	paused  bool // no new traces
+	freed   bool // a flow is no longer traced for which a watch waits
 
-	tokens   float64
-	filled   time.Time
+	early     early
+	questions []Question
+	scales    []Question
+	lostAt    time.Time // when packets were last lost before they came here
+
+	budget   *Budget
 	grantAt  time.Time // when a held-back probe may go; zero: none waits
 	newWaits bool
 
@@ -80,6 +90,11 @@ type Engine struct {
 	stats   trace.Stats
 	start   time.Time
 	epoch   uint64
+
+	evidence  []Evidence // since the last call of Evidence
+	segmentAt int        // of the flow's packet at hand, in evidence
+	serial    uint64     // of probes and replies
+	ration    ration
 
 	// Decoding targets, so that a packet costs no allocation.
 	ip  wire.Packet
@@ -92,10 +107,13 @@ func New(now time.Time, cfg Config) *Engine {
 		cfg:     cfg,
 		rng:     rand.New(rand.NewChaCha8(cfg.Seed)),
 		table:   flow.NewTable(maxFlows, flowIdle),
-		sent:    probe.NewTable(probe.Lifetime),
+		sent:    probe.NewTable(),
 		buckets: probe.NewBuckets(cfg.HopRate),
-		breaker: breaker{},
-		tokens:  1, filled: now, start: now,
+		breaker: breaker{}, runsTo: map[netip.AddrPort][]*run{},
+		budget: cfg.Budget, start: now,
+	}
+	if e.budget == nil {
+		e.budget = NewBudget(cfg.Rate)
 	}
 	e.table.OnRemove = e.removed
 	e.stats.Traces.ByStop = map[trace.Stop]uint64{}
@@ -124,9 +142,24 @@ func (e *Engine) Dropped(now time.Time, total, seen uint64) {
 	if !lost {
 		return
 	}
+	e.lostAt = now
 	for _, r := range e.runs {
 		r.loseSync(now)
 	}
+}
+
+// Hidden tells that the capture passes only packets from or to these prefixes now.
+// What is known of other flows would grow old unnoticed, so it is forgotten: such a
+// flow counts as joined late when it shows itself again.
+func (e *Engine) Hidden(except []netip.Prefix) {
+	e.table.Forget(func(f *flow.Flow) bool {
+		for _, p := range except {
+			if p.Contains(f.Key.Dst.Addr()) || p.Contains(f.Key.Src.Addr()) {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // advance lets every trace whose time has come do what is due.
@@ -135,6 +168,7 @@ func (e *Engine) advance(now time.Time) {
 		r := e.runs[0]
 		e.work(now, r)
 	}
+	e.claims(now)
 	for _, w := range e.watches {
 		e.retraceDue(now, w)
 	}
@@ -146,24 +180,10 @@ func (e *Engine) release(now time.Time) {
 		return
 	}
 	e.newWaits = false
-	e.grantAt = e.buckets.Release(now, func() bool { return e.available(now) })
-	if !e.grantAt.IsZero() && e.tokens < 1 {
-		// One more, since it is rounded down: the token must be whole by then.
-		need := time.Duration((1-e.tokens)/float64(e.cfg.Rate)*float64(time.Second)) + 1
-		if at := now.Add(need); at.After(e.grantAt) {
-			e.grantAt = at
-		}
+	e.grantAt = e.buckets.Release(now, func() bool { return e.budget.available(now) })
+	if at := now.Add(e.budget.wait()); !e.grantAt.IsZero() && at.After(e.grantAt) {
+		e.grantAt = at
 	}
-}
-
-// available reports whether the process's own rate permits one more probe.
-func (e *Engine) available(now time.Time) bool {
-	if d := now.Sub(e.filled); d > 0 {
-		depth := max(1, float64(e.cfg.Rate)/burstPart)
-		e.tokens = min(depth, e.tokens+d.Seconds()*float64(e.cfg.Rate))
-		e.filled = now
-	}
-	return e.tokens >= 1
 }
 
 func (e *Engine) wake(now time.Time) time.Time {

@@ -6,7 +6,6 @@ import (
 	"servicetraceroute/internal/capture"
 	"servicetraceroute/internal/flow"
 	"servicetraceroute/internal/probe"
-	"servicetraceroute/internal/wire"
 	"servicetraceroute/trace"
 )
 
@@ -47,6 +46,7 @@ func (e *Engine) segment(p *capture.Packet) {
 	if s := e.sent.Own(&e.ip, &e.tcp); s != nil {
 		if p.Direction == capture.Outgoing && !s.Stamped {
 			s.Stamped, s.At = true, p.Time
+			e.noteCopy(p, s)
 			if r := s.Owner.(*run); s.Reaching {
 				r.reach.Stamp(s.TTL, p.Time)
 			}
@@ -60,19 +60,26 @@ func (e *Engine) segment(p *capture.Packet) {
 	if f == nil || !followed {
 		return
 	}
+	e.ownerOf(p.Time, f, &o)
 	a := e.match(f)
 	if a.watch == nil {
 		return
 	}
+	if o.Outside {
+		e.stats.Replies.Unmatched++ // pretends to be the destination's
+		return
+	}
 	a.watch.lastSeen = p.Time
+	if o.FirstSYN {
+		a.anew, a.refused = a.finished > 0, false
+	}
+	e.noteSegment(p, a)
 	if a.run != nil {
 		e.watchOver(p, a.run, &o)
 	}
-	if o.FirstSYN && a.finished > 0 && a.watch.Every == 0 {
-		a.finished = 0
-	}
 	if a.run == nil {
 		e.consider(p.Time, f)
+		e.closedBefore(p.Time, f)
 	}
 }
 
@@ -96,10 +103,15 @@ func (e *Engine) consider(now time.Time, f *flow.Flow) {
 	if w == nil || a.run != nil || a.refused || f.TCP.Closed || !f.TCP.Established {
 		return
 	}
-	if a.finished > 0 && !e.again(now, w, a) {
-		return
+	if a.finished > 0 {
+		if !e.again(now, w, a) {
+			return
+		}
+		if a.anew {
+			a.anew, a.finished, a.told = false, 0, false
+		}
 	}
-	if w.StopNewAfter > 0 && now.Sub(w.started) > w.StopNewAfter {
+	if w.late(now) || w.Single && w.begun {
 		return
 	}
 	if reason := e.refusal(f); reason != 0 {
@@ -111,7 +123,7 @@ func (e *Engine) consider(now time.Time, f *flow.Flow) {
 		a.told = true
 		e.tell(now, f, a, trace.FlowMatched, 0)
 	}
-	if e.cfg.NoProbe || !f.TCP.HaveUna || !f.TCP.Newest.Valid || !f.Egress.Known || !f.TCP.Inbound.Valid {
+	if e.paused || e.cfg.NoProbe || !ready(f) {
 		return
 	}
 	if len(e.runs) >= maxRuns {
@@ -120,9 +132,16 @@ func (e *Engine) consider(now time.Time, f *flow.Flow) {
 	e.begin(now, f, a)
 }
 
-// again reports whether a flow that was traced is to be traced once more.
+// ready reports whether both ends of a flow have shown what a probe needs.
+func ready(f *flow.Flow) bool {
+	return f.TCP.HaveUna && f.TCP.Newest.Valid && f.Egress.Known && f.TCP.Inbound.Valid
+}
+
+// again reports whether a flow that was traced is to be traced once more: the same
+// connection by Retrace, another one with the same addresses and ports by Every.
 func (e *Engine) again(now time.Time, w *Watch, a *attachment) bool {
-	return w.Retrace > 0 && now.Sub(a.ended) >= w.Retrace
+	since := now.Sub(a.ended)
+	return w.Retrace > 0 && since >= w.Retrace || a.anew && w.Every >= 0 && since >= w.Every
 }
 
 // refusal says why a flow must not be probed; 0 if it may.
@@ -153,12 +172,18 @@ func (e *Engine) refusal(f *flow.Flow) trace.Reason {
 func (e *Engine) refuse(now time.Time, f *flow.Flow, a *attachment, reason trace.Reason) {
 	e.tell(now, f, a, trace.FlowRefused, reason)
 	e.stats.Probes.Refused++
+	e.ended(now, f, a, trace.StopRefused, reason)
+}
+
+// ended writes the record of a trace that ended before its first probe.
+func (e *Engine) ended(now time.Time, f *flow.Flow, a *attachment, stop trace.Stop, reason trace.Reason) {
 	e.stats.Traces.Started++
 	e.stats.Traces.Done++
-	e.stats.Traces.ByStop[trace.StopRefused]++
+	e.stats.Traces.ByStop[stop]++
+	service := a.service
 	e.emit(a.watch, &trace.Trace{
-		ID: e.newID(), Label: e.cfg.Label, Start: now, End: now, Algorithm: a.watch.Params.Algorithm,
-		Flow: e.tuple(f), Service: &a.service, Hops: []trace.Hop{}, Stop: trace.StopRefused, Reason: reason,
+		ID: e.newID(), Label: e.cfg.Label, Start: now, End: now, Algorithm: a.watch.params(service.Name).Algorithm,
+		Flow: e.tuple(f), Service: &service, Process: a.process(), Hops: []trace.Hop{}, Stop: stop, Reason: reason,
 		Observed: observed(f),
 	})
 }
@@ -166,7 +191,7 @@ func (e *Engine) refuse(now time.Time, f *flow.Flow, a *attachment, reason trace
 // tell writes a flow record.
 func (e *Engine) tell(now time.Time, f *flow.Flow, a *attachment, state trace.FlowState, reason trace.Reason) {
 	e.emit(a.watch, &trace.Flow{
-		Tuple: e.tuple(f), Time: now, Label: e.cfg.Label, Service: &a.service, State: state, Reason: reason,
+		Tuple: e.tuple(f), Time: now, Label: e.cfg.Label, Service: &a.service, Process: a.process(), State: state, Reason: reason,
 	})
 }
 
@@ -198,7 +223,7 @@ func (e *Engine) watchOver(p *capture.Packet, r *run, o *flow.Observation) {
 		if o.Data {
 			r.dataOutAt = now
 		}
-	} else if o.PureAck && o.Repeated && o.NoSACKBlocks && plausible(r.flow, o, &e.tcp) {
+	} else if o.PureAck && o.Repeated && o.NoSACKBlocks && plausible(o) {
 		e.destinationReply(p, r)
 	}
 	if o.Retransmit {
@@ -220,11 +245,6 @@ func observed(f *flow.Flow) trace.Observed {
 }
 
 // plausible reports whether a pure acknowledgement can be the destination's
-// answer to a probe: in order, with the flow's usual TTL, echoing a timestamp
-// that we sent.
-func plausible(f *flow.Flow, o *flow.Observation, s *wire.TCP) bool {
-	if !o.InOrder || !o.SameTTL {
-		return false
-	}
-	return !s.Options.HasTimestamp || wire.SeqDiff(f.TCP.Newest.TSVal, s.Options.TSEcr) >= 0
-}
+// answer to a probe: in order, with the flow's usual TTL, with timestamps that
+// continue the flow's and echo one that we sent.
+func plausible(o *flow.Observation) bool { return o.InOrder && o.SameTTL && o.Timely }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"container/heap"
+	"slices"
 	"time"
 
 	"servicetraceroute/trace"
@@ -14,7 +15,15 @@ func (e *Engine) finish(now time.Time, r *run, stop trace.Stop) {
 	}
 	heap.Remove(&e.runs, r.index)
 	r.index = -1
+	dst := r.flow.Key.Dst
+	e.runsTo[dst] = slices.DeleteFunc(e.runsTo[dst], func(other *run) bool { return other == r })
+	if len(e.runsTo[dst]) == 0 {
+		delete(e.runsTo, dst)
+	}
 	t := r.record(now, stop)
+	if stop == trace.StopRefused {
+		t.Reason = trace.ReasonNoState
+	}
 	t.Label, t.Flow = e.cfg.Label, e.tuple(r.flow)
 	e.stats.Traces.Done++
 	e.stats.Traces.ByStop[stop]++
@@ -25,6 +34,7 @@ func (e *Engine) finish(now time.Time, r *run, stop trace.Stop) {
 		w.Cancel()
 	}
 	for _, s := range r.open {
+		e.noteFate(s, CutShort)
 		s.Timeout = true
 	}
 	r.waiters, r.open = nil, nil
@@ -36,6 +46,9 @@ func (e *Engine) finish(now time.Time, r *run, stop trace.Stop) {
 		r.watch.retraceAt = earliest(r.watch.retraceAt, now.Add(r.watch.Retrace))
 	}
 	e.emit(r.watch, t)
+	if r.at.claimed {
+		r.at.claimed, e.freed = false, true
+	}
 }
 
 // record is what the trace found.
@@ -43,7 +56,7 @@ func (r *run) record(now time.Time, stop trace.Stop) *trace.Trace {
 	last := r.last()
 	service := r.at.service
 	t := &trace.Trace{
-		ID: r.id, Start: r.start, End: now, Algorithm: r.params.Algorithm, Service: &service,
+		ID: r.id, Start: r.start, End: now, Algorithm: r.params.Algorithm, Service: &service, Process: r.at.process(),
 		Stop: stop, Mixed: r.mixed, Observed: observed(r.flow), Impact: r.impact, Hops: []trace.Hop{},
 	}
 	final := 0 // the destination's TTL
@@ -145,7 +158,8 @@ func (r *run) complete(t *trace.Trace, stop trace.Stop, last, final int) bool {
 		end = final - 1
 	}
 	for _, h := range t.Hops {
-		if h.TTL <= end && (h.Deferred > 0 || h.Limited) {
+		// A probe that could not be sent is none of the silent ones.
+		if h.TTL <= end && (h.Deferred > 0 || h.Limited || len(h.Replies) == 0 && h.Sent < r.params.Probes) {
 			return false
 		}
 	}

@@ -37,30 +37,44 @@ func (e *Engine) icmp(p *capture.Packet) {
 	}
 	switch s, verdict := e.sent.Match(&q); verdict {
 	case probe.Exact:
+		r.Serial = e.noteError(p, &m, &q, s.Owner.(*run), !s.Answered)
 		e.answer(s, r)
 	default:
-		e.doubtful(r)
+		t := e.runOf(&r.Quote)
+		r.Serial = e.noteError(p, &m, &q, t, false)
+		e.doubtful(t, r)
 	}
 }
 
 // doubtful handles a quote that no probe explains exactly. If it is about a
 // traced flow, the flow's jury hears it.
-func (e *Engine) doubtful(r probe.Reply) {
-	t := e.runOf(&r.Quote)
+func (e *Engine) doubtful(t *run, r probe.Reply) {
 	if t == nil {
 		return
 	}
 	believed := t.jury.Hear(r, t.open)
 	if len(believed) == 0 {
 		e.stats.Replies.Unmatched++
-		if r.Kind == wire.HostUnreachable || r.Kind == wire.NetUnreachable {
+		if t.jury.Guessing() {
+			e.noteUnmatched(r.Serial)
+		}
+		if (r.Kind == wire.HostUnreachable || r.Kind == wire.NetUnreachable) && heard(t.flow, &r.Quote) {
 			e.harmed(r.At, t, harmUnreachable)
 		}
 		return
 	}
+	// All but the newest were no match when they came.
+	e.stats.Replies.Unmatched -= uint64(len(believed) - 1)
 	for _, b := range believed {
 		e.answer(b.Sent, b.Reply)
 	}
+}
+
+// heard reports whether the flow's own socket believes an error with that quote:
+// its kernel does when the sequence number is in flight (RFC 5927 section 4.1).
+func heard(f *flow.Flow, q *wire.Quote) bool {
+	return q.HasSeq && q.Src == f.Key.Src.Addr() && q.SrcPort == f.Key.Src.Port() && f.TCP.HaveUna && f.TCP.HaveNxt &&
+		!wire.SeqLess(q.Seq, f.TCP.Una) && !wire.SeqLess(f.TCP.Nxt, q.Seq)
 }
 
 // runOf finds the trace whose flow a quote is about. The quoted source may have
@@ -81,8 +95,8 @@ func (e *Engine) runOf(q *wire.Quote) *run {
 		return nil
 	}
 	var found *run
-	for _, r := range e.runs {
-		if r.flow.Key.Dst == key.Dst && len(r.open) > 0 {
+	for _, r := range e.runsTo[key.Dst] {
+		if len(r.open) > 0 {
 			if found != nil {
 				return nil // cannot tell which
 			}
@@ -96,18 +110,21 @@ func (e *Engine) runOf(q *wire.Quote) *run {
 func (e *Engine) answer(s *probe.Sent, r probe.Reply) {
 	if s.Answered {
 		e.stats.Replies.Duplicate++
+		e.noteAnswer(s, &r, Duplicate, false)
 		return
 	}
-	t := s.Owner.(*run)
+	t, _ := s.Owner.(*run)
 	s.Answered = true
-	if t.index < 0 || s.Leg != t.leg {
+	if t == nil || t.index < 0 || s.Leg != t.leg {
 		e.stats.Replies.Late++
+		e.noteAnswer(s, &r, Answered, true)
 		return
 	}
+	e.noteAnswer(s, &r, Answered, s.Timeout)
 	kind, _ := replyKind(r.Kind)
 	e.stats.Replies.Matched++
 	if s.Bucket != nil {
-		e.buckets.Answer(r.At, s.At, s.Place, r.From, s.Bucket)
+		e.buckets.Answer(r.At, s, r.From)
 	}
 	if s.Timeout {
 		e.stats.Replies.Late++
@@ -151,6 +168,9 @@ func (e *Engine) unreachable(t *run, s *probe.Sent, r probe.Reply) {
 	}
 	t.plan.Limit(s.TTL)
 	if r.From == t.flow.Key.Dst.Addr() {
+		if t.dest != nil && t.dest.TTL <= s.TTL {
+			return // a nearer probe came there, too
+		}
 		t.dest = &trace.Destination{TTL: s.TTL, RTT: max(r.At.Sub(s.At), 0), By: trace.DestinationByICMP}
 		t.plan.SetBoundary(s.TTL)
 		return
@@ -182,10 +202,15 @@ func (e *Engine) destinationReply(p *capture.Packet, r *run) {
 	}
 	switch {
 	case top > 0:
+		e.noteAcknowledgement(r, nil, p.Time)
 		r.reach.Overshot(top)
+		if r.dest != nil && top < r.dest.TTL {
+			r.dest, r.near.distance = nil, 0 // it is nearer than was proven
+		}
 		r.plan.SetBoundary(r.reach.Lowest() + 1)
 		e.schedule(r, p.Time)
 	case r.lastReachAt.IsZero() && e.checkReached(r, soonest):
+		e.noteAcknowledgement(r, nil, p.Time)
 		r.mixed = true // a TTL that expired on the way before now reaches
 	default:
 		e.harmed(p.Time, r, harmDupAck)
@@ -218,11 +243,17 @@ func (e *Engine) checkReached(r *run, soonest func(time.Time) bool) bool {
 func (e *Engine) hit(p *capture.Packet, r *run, a probe.Attempt) {
 	for _, s := range r.open {
 		if s.Reaching && s.TTL == a.TTL && !s.Answered && s.Leg == r.leg {
+			if s.At.Equal(a.Sent) {
+				e.noteAcknowledgement(r, s, p.Time)
+			} else {
+				e.noteFate(s, Silent) // an earlier attempt, given up
+			}
 			s.Answered = true
 		}
 	}
-	r.noisy = r.noisy || r.before.After(a.Sent.Add(-r.rtt()))
-	r.reach.Hit(p.Time)
+	busy := r.before.After(a.Sent.Add(-r.rtt()))
+	r.noisy = r.noisy || busy
+	r.reach.Hit(p.Time, busy)
 	r.plan.Lost(a.TTL) // no router answered there
 	h := r.hop(a.TTL)
 	h.replies = append(h.replies, trace.Reply{
@@ -273,7 +304,9 @@ func changes(s *probe.Sent, r *probe.Reply) []trace.FindingKind {
 	}
 	d := s.Differences(&r.Quote)
 	add(d.NATSrc, trace.NATSrc)
-	add(d.NATDst, trace.NATDst)
+	// A host does not forward what is its own: behind a destination NAT all errors bear
+	// the address that the flow was sent to (Linux translates their source as well).
+	add(d.NATDst || r.Kind == wire.TimeExceeded && r.From == s.Dst.Addr(), trace.NATDst)
 	add(d.NATPort, trace.NATPort)
 	add(d.Seq, trace.SeqRewritten)
 	add(d.DSCP, trace.DSCPChanged)

@@ -30,22 +30,34 @@ type rig struct {
 	probes     []wire.TCPProbe
 	packets    [][]byte
 	wake       time.Time
-	copies     bool // the tap shows our own probes
+	link       int                      // at which packets pass
+	copies     bool                     // the tap shows our own probes
+	fails      func(wire.TCPProbe) bool // which of them cannot be sent
 }
 
 const rtt = 20 * time.Millisecond
 
 func newRig(t *testing.T, v6 bool, distance int) *rig {
+	peer := netip.MustParseAddrPort("203.0.113.7:443")
+	if v6 {
+		peer = netip.MustParseAddrPort("[2001:db8::7]:443")
+	}
+	return newRigOf(t, v6, distance, Config{}, peer)
+}
+
+// newRigOf is a rig with a configuration and a peer of its own.
+func newRigOf(t *testing.T, v6 bool, distance int, cfg Config, peer netip.AddrPort) *rig {
 	r := &rig{
 		t: t, now: time.Unix(1_800_000_000, 0), me: netip.MustParseAddrPort("192.0.2.1:40000"),
-		peer: netip.MustParseAddrPort("203.0.113.7:443"), ttl: uint8(64 - distance + 1), seq: 1000, ack: 5000, window: 500,
-		tsval: 100, ts2: 900, copies: true, tos: 0x28,
+		peer: peer, ttl: uint8(64 - distance + 1), seq: 1000, ack: 5000, window: 500,
+		tsval: 100, ts2: 900, link: 2, copies: true, tos: 0x28,
 	}
 	if v6 {
-		r.me, r.peer = netip.MustParseAddrPort("[2001:db8::1]:40000"), netip.MustParseAddrPort("[2001:db8::7]:443")
+		r.me = netip.MustParseAddrPort("[2001:db8::1]:40000")
 		r.label = 0x12345
 	}
-	r.e = New(r.now, Config{Rate: 1000, HopRate: 200, Seed: [32]byte{1}})
+	cfg.Rate, cfg.HopRate, cfg.Seed = 1000, 200, [32]byte{1}
+	r.e = New(r.now, cfg)
 	r.w = &Watch{Params: probe.Defaults(), Every: time.Hour, Selector: service.Selector{Rules: []service.Rule{{
 		Prefix:  netip.PrefixFrom(r.peer.Addr(), r.peer.Addr().BitLen()),
 		Service: trace.Service{Name: "x", By: trace.ByAddress, Value: "x"},
@@ -65,6 +77,10 @@ func (r *rig) step(p *capture.Packet) {
 		batch = nil
 		for _, out := range a.Probes {
 			b := append([]byte(nil), out.Packet...)
+			if r.fails != nil && r.fails(decode(r.t, b)) {
+				r.e.Failed(r.now, out, FailOther)
+				continue
+			}
 			r.packets = append(r.packets, b)
 			r.probes = append(r.probes, decode(r.t, b))
 			if r.copies {
@@ -80,7 +96,7 @@ func (r *rig) step(p *capture.Packet) {
 
 func (r *rig) captured(b []byte, d capture.Direction) capture.Packet {
 	return capture.Packet{
-		Time: r.now, Interface: 2, Direction: d, NextHop: capture.HardwareAddr{Len: 6}, NextHopKnown: true, Data: b, Len: len(b),
+		Time: r.now, Interface: r.link, Direction: d, NextHop: capture.HardwareAddr{Len: 6}, NextHopKnown: true, Data: b, Len: len(b),
 	}
 }
 
@@ -169,7 +185,10 @@ func (r *rig) in(s segment) {
 
 // handshake opens the connection from this side; extra options go into both SYNs.
 func (r *rig) handshake(extra ...byte) {
-	options := append(append([]byte(nil), synOptions...), extra...)
+	r.handshakeWith(append(append([]byte(nil), synOptions...), extra...))
+}
+
+func (r *rig) handshakeWith(options []byte) {
 	r.out(segment{flags: wire.SYN, options: options})
 	r.now = r.now.Add(rtt)
 	r.in(segment{flags: wire.SYN | wire.ACK, options: options})

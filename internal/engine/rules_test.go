@@ -29,6 +29,9 @@ func TestProbesAreOldAndUnique(t *testing.T) {
 		if !wire.SeqLess(p.Seq, una) {
 			t.Errorf("sequence number %d is not below SND.UNA %d", p.Seq, una)
 		}
+		if p.Seq == una-1 {
+			t.Errorf("sequence number %d is that of a keepalive", p.Seq)
+		}
 		if wire.SeqDiff(una, p.Seq) > 4097 {
 			t.Errorf("sequence number %d is far below SND.UNA %d", p.Seq, una)
 		}
@@ -39,6 +42,26 @@ func TestProbesAreOldAndUnique(t *testing.T) {
 		if p.Flags != wire.ACK {
 			t.Errorf("flags %v", p.Flags)
 		}
+	}
+}
+
+// Where few sequence numbers are left, none is used twice while it is remembered.
+func TestProbesAreUniqueInANarrowRoom(t *testing.T) {
+	r := newRig(t, false, 20)
+	r.handshake()
+	r.exchange()
+	r.out(segment{flags: wire.ACK, data: 501<<7 - 40})
+	before := len(r.probes)
+	r.after(2 * time.Second)
+	seen := map[uint32]bool{}
+	for _, p := range r.probes[before:] {
+		if seen[p.Seq] {
+			t.Errorf("sequence number %d is used twice", p.Seq)
+		}
+		seen[p.Seq] = true
+	}
+	if len(seen) < 15 {
+		t.Errorf("%d probes", len(seen))
 	}
 }
 
@@ -126,6 +149,34 @@ func TestReachingWaitsForThePeersWord(t *testing.T) {
 	r.after(400 * time.Millisecond)
 	if r.reaching(3) == 0 {
 		t.Error("no reaching probe after the peer spoke")
+	}
+}
+
+// Without SACK an acknowledgement too many does harm while data is under way.
+func TestReachingWaitsWithoutSACK(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		sack     bool
+		outgoing bool // data leaves all the time
+		want     bool
+	}{{"SACK", true, true, true}, {"none, busy", false, true, false}, {"none, silent", false, false, true}} {
+		r := newRig(t, false, 3)
+		options := synOptions
+		if !test.sack {
+			options = []byte{2, 4, 5, 180, 1, 3, 3, 7}
+		}
+		r.handshakeWith(options)
+		r.exchange()
+		for range 40 {
+			r.after(100 * time.Millisecond)
+			if test.outgoing {
+				r.out(segment{flags: wire.ACK, data: 10})
+				r.in(segment{flags: wire.ACK})
+			}
+		}
+		if n := r.reaching(3); (n > 0) != test.want {
+			t.Errorf("%s: %d reaching probes", test.name, n)
+		}
 	}
 }
 
@@ -474,7 +525,7 @@ func TestForgedAcknowledgements(t *testing.T) {
 	r.handshake()
 	r.exchange()
 	una := r.seq
-	r.seq += 1 << 20
+	r.seq += 1 << 15 // further, and it would not be taken for the peer's at all
 	r.in(segment{flags: wire.ACK})
 	r.seq = una
 	before := len(r.probes)

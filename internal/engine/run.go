@@ -20,6 +20,7 @@ const (
 	defaultRTT  = 200 * time.Millisecond // before the flow showed one
 	idleLook    = 100 * time.Millisecond
 	reachSpread = 150 * time.Millisecond
+	roomLook    = 10 * time.Millisecond // until the flow leaves room for a probe
 )
 
 // run is one trace in progress.
@@ -52,15 +53,22 @@ type run struct {
 	before      time.Time // of the packet before the present one
 	noisy       bool      // a hit came while the flow was busy
 	retransAt   time.Time
-	lastReachAt time.Time
-	spread      time.Duration // beyond the least interval of reaching probes
-	crossed     bool          // the flow carried data while an attempt was open
+	lastReachAt time.Time // in this trace
+	near        *near
+	crossed     bool // the flow carried data while an attempt was open
 	impact      trace.Impact
 
 	lastSeq uint32 // conntrack takes two equal segments in a row for a retransmission
 
 	wake  time.Time
 	index int
+}
+
+// near is what traces of one flow hand on to each other about its destination.
+type near struct {
+	reachedAt time.Time     // when the newest probe left that might reach it
+	spread    time.Duration // beyond the least interval between two such
+	distance  int           // as last proven; 0: never
 }
 
 // hop collects what one TTL answered.
@@ -82,26 +90,36 @@ func (r *run) hop(ttl int) *hop {
 
 // begin starts a trace of the flow.
 func (e *Engine) begin(now time.Time, f *flow.Flow, a *attachment) {
+	if a.near == nil {
+		a.near = &near{}
+	}
 	r := &run{
-		id: e.newID(), flow: f, at: a, watch: a.watch, params: a.watch.Params,
+		id: e.newID(), flow: f, at: a, watch: a.watch, params: a.watch.params(a.service.Name), near: a.near,
 		start: now, progressAt: now, before: f.LastSeen, index: -1, wake: now,
 	}
 	r.resetLeg(now)
+	r.syncAfter(now, e.lostAt)
+	e.inquireScale(f, a)
 	a.run = r
 	a.watch.running++
+	a.watch.begun = true
 	e.stats.Traces.Started++
 	heap.Push(&e.runs, r)
+	e.runsTo[f.Key.Dst] = append(e.runsTo[f.Key.Dst], r)
 }
 
 // resetLeg forgets the path found so far.
 func (r *run) resetLeg(now time.Time) {
 	d := distance(r.flow)
 	r.leg++
-	r.plan = probe.NewPlan(r.params, now, d, r.rtt())
+	if known := r.near.distance; known > 0 && known < d {
+		d = known
+	}
 	r.reach = probe.NewReach(max(d, r.params.FirstTTL), r.params.MaxTTL)
+	r.plan = probe.NewPlan(r.params, now, d, r.rtt())
 	r.hops = make([]hop, max(r.params.MaxTTL-r.params.FirstTTL+1, 0))
 	r.open = nil
-	r.dest = nil
+	r.dest, r.stopAt, r.noisy, r.crossed = nil, 0, false, false
 	r.jury = probe.Jury{}
 	for _, w := range r.waiters {
 		w.Cancel()
@@ -114,6 +132,9 @@ func (e *Engine) restart(now time.Time, r *run) {
 	if r.restarts++; r.restarts > maxRestarts {
 		r.mixed = true
 		return
+	}
+	for _, s := range r.open {
+		e.noteFate(s, Restarted)
 	}
 	r.resetLeg(now)
 	e.schedule(r, now)
@@ -141,9 +162,22 @@ func (r *run) loseSync(now time.Time) {
 	r.syncIn, r.syncOut = false, false
 }
 
-// inSync ends a loss of sync once both sides were seen again.
-func (r *run) inSync(now time.Time, outgoing bool) {
-	if r.unsyncedAt.IsZero() {
+// syncAfter begins the trace without sync where one side of its flow was not seen since
+// packets were lost.
+func (r *run) syncAfter(now, lost time.Time) {
+	if lost.IsZero() {
+		return
+	}
+	r.syncOut, r.syncIn = r.flow.TCP.Newest.Time.After(lost), r.flow.TCP.Inbound.Time.After(lost)
+	if !r.syncOut || !r.syncIn {
+		r.unsyncedAt = now
+	}
+}
+
+// inSync ends a loss of sync once both sides were seen again. What was captured before
+// packets were lost, and read later, does not count.
+func (r *run) inSync(at time.Time, outgoing bool) {
+	if r.unsyncedAt.IsZero() || !at.After(r.unsyncedAt) {
 		return
 	}
 	r.syncOut, r.syncIn = r.syncOut || outgoing, r.syncIn || !outgoing
@@ -154,13 +188,13 @@ func (r *run) inSync(now time.Time, outgoing bool) {
 
 // work does what is due in one trace and sets when it is looked at next.
 func (e *Engine) work(now time.Time, r *run) {
-	r.timeouts(now)
+	e.timeouts(now, r)
 	if stop, over := e.over(now, r); over {
 		e.finish(now, r, stop)
 		return
 	}
 	next := now.Add(idleLook)
-	if r.unsyncedAt.IsZero() {
+	if r.mayProbe() {
 		next = earliest(next, e.planned(now, r))
 		next = earliest(next, e.reaching(now, r))
 	}
@@ -173,9 +207,15 @@ func (e *Engine) work(now time.Time, r *run) {
 	e.schedule(r, next)
 }
 
+// mayProbe reports whether what is known of the flow is new enough for a probe.
+func (r *run) mayProbe() bool { return r.unsyncedAt.IsZero() && !r.flow.Elsewhere() }
+
 // planned puts every probe that is due below the boundary into its responder's
 // queue and returns when the next one is.
 func (e *Engine) planned(now time.Time, r *run) time.Time {
+	if probe.Offsets(&r.flow.TCP) == 0 {
+		return now.Add(roomLook)
+	}
 	for {
 		ttl, at, ok := r.plan.Next()
 		if !ok {
@@ -188,101 +228,8 @@ func (e *Engine) planned(now time.Time, r *run) time.Time {
 	}
 }
 
-// reaching sends the next probe that may reach the destination if the flow
-// permits it now, and returns when to ask again.
-func (e *Engine) reaching(now time.Time, r *run) time.Time {
-	if r.dest != nil || r.stopAt != 0 || !e.reachAllowed(now, r) {
-		return now.Add(idleLook)
-	}
-	interval := max(probe.ReachingInterval, 2*r.rtt()) + r.spread
-	if a := r.reach.Open(); a.TTL != 0 {
-		end := a.Sent.Add(interval)
-		if now.Before(end) {
-			return end
-		}
-		r.reach.Miss(r.crossed || r.dataOutAt.After(a.Sent.Add(-r.rtt())))
-		r.plan.Lost(a.TTL)
-	}
-	ttl, at, ok := r.reach.Next(interval)
-	if !ok {
-		return now.Add(idleLook)
-	}
-	if last := r.lastReachAt; !last.IsZero() && at.Before(last.Add(interval)) {
-		at = last.Add(interval) // also after a restart
-	}
-	if at.After(now) {
-		return at
-	}
-	if at = e.reachGate(now, r); at.After(now) {
-		return at
-	}
-	var bucket *probe.Bucket
-	place := r.place(ttl)
-	if ttl < r.plan.Boundary() {
-		// Most likely a router that has not answered: it is asked in the
-		// algorithm's order first, and within its allowance.
-		bucket = e.buckets.For(now, place, noAddr)
-		if !r.plan.Settled(ttl) || !bucket.Take(now) {
-			return now.Add(idleLook)
-		}
-	}
-	if !e.available(now) {
-		return now.Add(time.Millisecond)
-	}
-	if e.send(now, r, ttl, bucket, place, true) {
-		// The spread keeps probes from meeting an application's own rhythm each time.
-		r.lastReachAt, r.crossed = now, false
-		r.spread = time.Duration(e.rng.Int64N(int64(reachSpread)))
-		r.reachDue = time.Time{}
-	}
-	return now.Add(interval)
-}
-
-// reachAllowed reports whether reaching probes are part of this trace now: the
-// paper's sequential algorithms come to them last.
-func (e *Engine) reachAllowed(now time.Time, r *run) bool {
-	if e.breaker.open(now, r.flow.Key.Dst.Addr()) || r.impact.Aborted {
-		return false
-	}
-	switch r.params.Algorithm {
-	case trace.PacketByPacket, trace.HopByHop:
-		return r.plan.Finished() && !r.plan.SilentHops()
-	default:
-		return true
-	}
-}
-
-// reachGate returns when a reaching probe may go: not before the peer has shown
-// that its connection stands, not while segments are being lost, and rather
-// while the local stack is quiet.
-func (e *Engine) reachGate(now time.Time, r *run) time.Time {
-	t := &r.flow.TCP
-	spoke := t.PeerSpoke
-	if r.flow.Direction == trace.In {
-		spoke = t.PeerData
-	}
-	if !spoke {
-		// A server in SYN-cookie mode that missed our third segment knows nothing of
-		// the flow, says nothing, and would answer with a reset.
-		return now.Add(idleLook)
-	}
-	rtt := r.rtt()
-	if !r.retransAt.IsZero() {
-		if calm := r.retransAt.Add(max(2*rtt, 500*time.Millisecond)); now.Before(calm) {
-			return calm
-		}
-	}
-	if r.reachDue.IsZero() {
-		r.reachDue = now
-	}
-	if quiet := r.dataOutAt.Add(rtt); now.Before(quiet) && now.Before(r.reachDue.Add(quietWait)) {
-		return quiet
-	}
-	return now
-}
-
 // timeouts gives up probes that were not answered in time.
-func (r *run) timeouts(now time.Time) {
+func (e *Engine) timeouts(now time.Time, r *run) {
 	kept := r.open[:0]
 	for _, s := range r.open {
 		switch {
@@ -292,15 +239,19 @@ func (r *run) timeouts(now time.Time) {
 		default:
 			s.Timeout = true
 			if s.Reaching {
+				e.noteFate(s, Silent)
 				break // its attempt ended before
 			}
 			r.plan.Lost(s.TTL)
+			fate := Silent
 			if s.Bucket != nil {
-				s.Bucket.Missed(s.At)
+				s.Bucket.Missed(s)
 				if s.Bucket.Limits(s.At) {
 					r.hop(s.TTL).limited = true
+					fate = Limited
 				}
 			}
+			e.noteFate(s, fate)
 			r.progressAt = now
 		}
 	}
@@ -322,12 +273,13 @@ func (e *Engine) over(now time.Time, r *run) (trace.Stop, bool) {
 	if ttl, ok := r.reach.Done(!r.noisy); ok && r.dest == nil {
 		at, rtt := r.reach.Proof()
 		r.dest = &trace.Destination{TTL: ttl, RTT: rtt, By: trace.DestinationByAck}
+		r.near.distance = ttl
 		r.plan.SetBoundary(ttl)
 		r.plan.Recheck(ttl-1, at)
 	}
 	if !r.plan.Finished() {
 		if now.Sub(r.progressAt) > patience {
-			return e.outOfPatience(r), true
+			return outOfPatience(r), true
 		}
 		return 0, false
 	}
@@ -351,12 +303,19 @@ func (e *Engine) over(now time.Time, r *run) (trace.Stop, bool) {
 }
 
 // outOfPatience is why a trace ends that only waited.
-func (e *Engine) outOfPatience(r *run) trace.Stop {
-	if r.dest != nil {
+func outOfPatience(r *run) trace.Stop {
+	switch {
+	case r.dest != nil:
 		return trace.StopDestination
+	case r.unprobed():
+		return trace.StopRefused // with ReasonNoState, see finish
 	}
 	return trace.StopRateLimited
 }
+
+// unprobed reports whether no probe was ever safe: too much of the flow's data was
+// under way for the window of the peer that is known.
+func (r *run) unprobed() bool { return r.leg == 1 && r.lastSeq == 0 && probe.Offsets(&r.flow.TCP) == 0 }
 
 func (e *Engine) newID() string {
 	var b [8]byte

@@ -29,12 +29,15 @@ func (e *Engine) queue(now time.Time, r *run, ttl int) {
 		}
 		h.held--
 		r.plan.Queued(ttl, false)
-		if !r.plan.Wanted(ttl) || !r.unsyncedAt.IsZero() {
+		if !r.plan.Wanted(ttl) || !r.mayProbe() {
 			return false
 		}
-		ok := e.send(now, r, ttl, bucket, place, false)
+		if !e.send(now, r, ttl, bucket, place, false) {
+			e.schedule(r, now.Add(roomLook))
+			return false
+		}
 		e.schedule(r, now) // what comes next depends on this one
-		return ok
+		return true
 	}
 	r.waiters = append(r.waiters, w)
 	bucket.Wait(w)
@@ -69,14 +72,20 @@ func (e *Engine) send(now time.Time, r *run, ttl int, b *probe.Bucket, place pro
 	from := len(e.buf)
 	e.buf = s.AppendTo(e.buf)
 	s.Len = len(e.buf) - from
-	e.sent.Add(now, s)
-	e.tokens--
+	e.noteProbe(r, s, e.buf[from:])
+	e.sent.Add(now, s, r.params.Timeout)
+	if b != nil {
+		b.Sent(s)
+	}
+	e.budget.spend()
 	r.open = append(r.open, s)
 	r.hop(ttl).sent++
-	r.plan.Sent(ttl, now)
 	r.progressAt = now
 	if reaching {
+		r.plan.SentReaching(ttl, now)
 		r.reach.Sent(ttl, now)
+	} else {
+		r.plan.Sent(ttl, now)
 	}
 	e.stats.Probes.Sent++
 	e.actions.Probes = append(e.actions.Probes, Probe{
@@ -103,12 +112,15 @@ func (e *Engine) Failed(now time.Time, p Probe, why Failure) {
 		e.stats.Probes.EPERM++
 	case FailENOBUFS:
 		e.stats.Probes.ENOBUFS++
+	default:
+		e.stats.Probes.Failed++
 	}
 	e.stats.Probes.Sent--
 	s := p.sent
-	r := s.Owner.(*run)
+	e.noteUnsent(s)
+	r, ok := s.Owner.(*run)
 	s.Timeout = true
-	if r.index < 0 || s.Leg != r.leg {
+	if !ok || r.index < 0 || s.Leg != r.leg {
 		return
 	}
 	r.hop(s.TTL).sent--

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"servicetraceroute/internal/flow"
+	"servicetraceroute/internal/owner"
 	"servicetraceroute/internal/probe"
 	"servicetraceroute/internal/service"
 	"servicetraceroute/trace"
@@ -16,8 +17,11 @@ type Watch struct {
 	Every        time.Duration // least time between traces of one flow; negative: once
 	Retrace      time.Duration // 0: off
 	StopNewAfter time.Duration // 0: never
-	ExistingToo  bool
+	Single       bool          // only the first flow that it selects
+	// ServiceParams are, by the name of the service, what takes the place of Params.
+	ServiceParams map[string]probe.Params
 
+	begun     bool // with its first flow
 	started   time.Time
 	lastSeen  time.Time // of a packet of a selected flow
 	matched   uint64
@@ -34,6 +38,26 @@ func (w *Watch) LastSeen() time.Time { return w.lastSeen }
 // Running is the number of its traces in progress.
 func (w *Watch) Running() int { return w.running }
 
+// Over reports whether the watch starts no new trace and none is in progress.
+func (w *Watch) Over(now time.Time) bool { return w.late(now) && w.running == 0 }
+
+func (w *Watch) late(now time.Time) bool {
+	return w.StopNewAfter > 0 && now.Sub(w.started) > w.StopNewAfter
+}
+
+func (w *Watch) params(service string) probe.Params {
+	if p, ok := w.ServiceParams[service]; ok {
+		return p
+	}
+	return w.Params
+}
+
+// single reports whether the watch wants one flow, which is known exactly.
+func (w *Watch) single() bool {
+	f := w.Selector.Flow
+	return f != nil && f.Src.Addr().IsValid() && f.Src.Port() != 0
+}
+
 // attachment is what the engine knows of a flow beyond the table.
 type attachment struct {
 	epoch    uint64 // of the selections it was matched against
@@ -43,14 +67,84 @@ type attachment struct {
 	told     bool // a flow record was written
 	ended    time.Time
 	finished int
+	anew     bool // another connection of the same tuple began since
 	refused  bool
+	owner    *owner.Owner // nil: not known
+	asked    bool         // who the owner is
+	claimed  bool         // another watch waits for the end of the trace
+	home     *attachment  // what to return to when this watch ends; nil: none
+	near     *near        // of the traces so far; nil: there was none
+	sized    bool         // the window scale was asked for
 }
 
 // Add starts a watch; flows already in the table are looked at again.
 func (e *Engine) Add(now time.Time, w *Watch) {
 	w.started, w.lastSeen = now, now
-	e.watches = append(e.watches, w)
+	e.enlist(w)
 	e.epoch++
+	e.claim(now, w)
+	for f := range e.table.Each {
+		e.consider(now, f)
+		e.closedBefore(now, f)
+	}
+}
+
+// closedBefore writes the record of a flow that was over before it could be traced,
+// where somebody waits for just that flow, or its owner was told too late.
+func (e *Engine) closedBefore(now time.Time, f *flow.Flow) {
+	a, ok := f.Attachment.(*attachment)
+	if !ok || a.watch == nil || !f.TCP.Closed || a.run != nil || a.refused || a.finished > 0 {
+		return
+	}
+	// Not those that were over before the watch began.
+	owned := a.watch.Selector.ByOwner() && !e.cfg.NoProbe && !f.LastSeen.Before(a.watch.started)
+	if !owned && !a.watch.single() {
+		return
+	}
+	a.finished++
+	if !a.told {
+		a.told = true
+		e.tell(now, f, a, trace.FlowMatched, 0)
+	}
+	e.ended(now, f, a, trace.StopFlowClosed, 0)
+}
+
+// Replace gives a watch another selection and other parameters. Traces in progress
+// of flows that it no longer selects end as cancelled, the others go on as they
+// began.
+func (e *Engine) Replace(now time.Time, w *Watch, by Watch) {
+	w.Selector, w.Params, w.ServiceParams = by.Selector, by.Params, by.ServiceParams
+	w.Every, w.Retrace, w.StopNewAfter = by.Every, by.Retrace, by.StopNewAfter
+	w.started, w.lastSeen, w.retraceAt = now, now, time.Time{}
+	e.epoch++
+	for f := range e.table.Each {
+		a, ok := f.Attachment.(*attachment)
+		if !ok || a.watch != w {
+			continue
+		}
+		if s, v := w.Selector.Match(e.tuple(f), a.owner); v == service.Yes {
+			a.service, a.epoch = s, e.epoch
+			if w.Retrace > 0 && a.finished > 0 {
+				w.retraceAt = now
+			}
+			continue
+		}
+		if a.run != nil {
+			e.finish(now, a.run, trace.StopCancelled)
+		}
+		f.Attachment = &attachment{owner: a.owner, near: a.near}
+	}
+	for f := range e.table.Each {
+		e.consider(now, f)
+	}
+}
+
+// Pause holds back new traces until Resume; those in progress go on.
+func (e *Engine) Pause() { e.paused = true }
+
+// Resume lets traces begin again, of the flows that waited too.
+func (e *Engine) Resume(now time.Time) {
+	e.paused = false
 	for f := range e.table.Each {
 		e.consider(now, f)
 	}
@@ -73,9 +167,11 @@ func (e *Engine) Remove(now time.Time, w *Watch, why trace.Stop) {
 	e.epoch++
 	for f := range e.table.Each {
 		if a, ok := f.Attachment.(*attachment); ok && a.watch == w {
-			f.Attachment = nil
+			e.giveBack(f, a)
 		}
 	}
+	e.freed = true
+	e.claims(now)
 }
 
 // removed forgets a flow that left the table.
@@ -98,11 +194,18 @@ func (e *Engine) match(f *flow.Flow) *attachment {
 	a.epoch = e.epoch
 	t := e.tuple(f)
 	for _, w := range e.watches {
-		if s, ok := w.Selector.Match(t); ok {
+		if len(w.Selector.Interfaces) > 0 && !f.Egress.Known {
+			a.epoch = 0 // an accepted flow: look again when something leaves
+			continue
+		}
+		switch s, v := w.Selector.Match(t, a.owner); v {
+		case service.Yes:
 			a.watch, a.service = w, s
 			w.matched++
 			e.stats.Flows.Matched++
-			break
+			return a
+		case service.Wait:
+			e.inquire(f, a)
 		}
 	}
 	return a
@@ -110,7 +213,7 @@ func (e *Engine) match(f *flow.Flow) *attachment {
 
 // tuple describes a flow in a record.
 func (e *Engine) tuple(f *flow.Flow) trace.Tuple {
-	t := trace.Tuple{FlowKey: f.Key, Direction: f.Direction}
+	t := trace.Tuple{FlowKey: f.Key, Direction: f.Direction, NetNS: e.cfg.NetNS}
 	if e.cfg.InterfaceName != nil && f.Egress.Known {
 		t.Interface = e.cfg.InterfaceName(f.Egress.Interface)
 	}

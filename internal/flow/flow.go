@@ -41,6 +41,7 @@ type Egress struct {
 type tap struct {
 	index int
 	known bool
+	at    time.Time // of the newest packet there
 }
 
 // sighting identifies a packet for a moment, to recognise it at the next tap.
@@ -55,14 +56,21 @@ type sighting struct {
 // microseconds; a true retransmission takes at least a millisecond.
 const sameMoment = time.Millisecond
 
-// elsewhereLimit is how many packets in a row must be seen only at another
-// interface before the flow is followed there: it has been rerouted.
-const elsewhereLimit = 3
+// A flow that was rerouted is followed at another interface once so many packets in a
+// row, over so long a time, were seen only there. A packet may wait that long between
+// two taps: below a bond or a bridge stands the port's queue.
+const (
+	elsewhereLimit = 3
+	elsewhereFor   = 250 * time.Millisecond
+)
 
 // followOut reports whether the flow is followed at the tap that saw this
 // outgoing packet. Of several taps the last one a packet passes is nearest the
 // wire.
 func (f *Flow) followOut(p *capture.Packet, ip *wire.Packet, s *wire.TCP) bool {
+	if p.Tagged {
+		return false // the VLAN's own interface shows it as a probe has to leave
+	}
 	seen := sighting{at: p.Time, seq: s.Seq, end: segmentEnd(s), ack: s.Ack, id: ip.ID}
 	if !f.Egress.Known {
 		f.Egress = Egress{p.Interface, p.NextHop, p.NextHopKnown}
@@ -76,7 +84,7 @@ func (f *Flow) followOut(p *capture.Packet, ip *wire.Packet, s *wire.TCP) bool {
 			f.Egress = Egress{p.Interface, p.NextHop, p.NextHopKnown}
 			return false // its content was taken in at the tap before
 		}
-		if f.outElsewhere++; f.outElsewhere < elsewhereLimit {
+		if f.outElsewhere++; f.outElsewhere < elsewhereLimit || p.Time.Sub(f.lastOut.at) < elsewhereFor {
 			return false
 		}
 	}
@@ -86,21 +94,26 @@ func (f *Flow) followOut(p *capture.Packet, ip *wire.Packet, s *wire.TCP) bool {
 	return true
 }
 
+// Elsewhere reports whether the flow's newest packets were seen to leave only at
+// another interface than the one where it is followed: for the moment it is not known
+// where a probe has to leave.
+func (f *Flow) Elsewhere() bool { return f.outElsewhere >= elsewhereLimit }
+
 // followIn is the same for incoming packets, whose first tap is nearest the wire.
 func (f *Flow) followIn(p *capture.Packet) bool {
 	if f.ingress.known && p.Interface != f.ingress.index {
-		if f.inElse++; f.inElse < elsewhereLimit {
+		if f.inElse++; f.inElse < elsewhereLimit || p.Time.Sub(f.ingress.at) < elsewhereFor {
 			return false
 		}
 	}
 	f.inElse = 0
-	f.ingress = tap{p.Interface, true}
+	f.ingress = tap{p.Interface, true, p.Time}
 	return true
 }
 
 // observe takes in one segment that is followed here.
 func (f *Flow) observe(p *capture.Packet, ip *wire.Packet, s *wire.TCP, outgoing bool) Observation {
-	if s.Flags&(wire.SYN|wire.ACK) == wire.SYN && (f.TCP.Established || f.TCP.Closed) {
+	if s.Flags&(wire.SYN|wire.ACK) == wire.SYN && (f.TCP.Established || f.TCP.Closed || f.TCP.otherStart(s, outgoing)) {
 		f.TCP.reset() // the tuple's next connection
 		f.Direction = 0
 	}

@@ -113,6 +113,27 @@ func TestJoinedLate(t *testing.T) {
 	}
 }
 
+// Of an idle flow the first that is seen may be a keepalive and its answer.
+func TestJoinedAtAKeepalive(t *testing.T) {
+	a := newTaps(t)
+	keepalive := wire.TCP{Flags: wire.ACK, Seq: 500, Ack: 901, Window: 502}
+	a.out(keepalive)
+	a.in(wire.TCP{Flags: wire.ACK, Seq: 901, Ack: 501, Window: 509})
+	c := a.flow().TCP
+	if !c.Established || !c.HaveUna || c.Una != 500 || c.Nxt != 501 {
+		t.Errorf("%+v", c)
+	}
+	if o := a.out(keepalive); !o.Keepalive {
+		t.Error("the next keepalive is not seen to be one")
+	}
+	b := newTaps(t)
+	b.out(keepalive)
+	b.in(wire.TCP{Flags: wire.ACK, Seq: 901, Ack: 502, Window: 509})
+	if c := b.flow().TCP; c.HaveUna {
+		t.Errorf("an acknowledgement of what never left is believed: %+v", c)
+	}
+}
+
 func TestWhatASegmentDid(t *testing.T) {
 	data := func(seq uint32, n int) wire.TCP { return wire.TCP{Flags: wire.ACK, Seq: seq, Ack: 901, PayloadLen: n} }
 	for _, test := range []struct {
@@ -138,6 +159,42 @@ func TestWhatASegmentDid(t *testing.T) {
 		if n := a.flow().Retransmits; n != map[bool]int{true: 1}[test.retransmit] {
 			t.Errorf("%s: %d retransmissions", test.name, n)
 		}
+	}
+}
+
+// A segment that comes late because others overtook it is no retransmission, one
+// that comes after a round trip is.
+func TestOvertaken(t *testing.T) {
+	for _, test := range []struct {
+		after      time.Duration
+		retransmit bool
+	}{{100 * time.Microsecond, false}, {30 * time.Millisecond, true}} {
+		a := newTaps(t)
+		a.handshake()
+		a.out(wire.TCP{Flags: wire.ACK, Seq: 101, Ack: 901, PayloadLen: 100})
+		a.later(20 * time.Millisecond)
+		a.in(wire.TCP{Flags: wire.ACK, Seq: 901, Ack: 201, PayloadLen: 100})
+		if o := a.in(wire.TCP{Flags: wire.ACK, Seq: 1101, Ack: 201, PayloadLen: 100}); o.Retransmit {
+			t.Error("a jump is no retransmission")
+		}
+		a.later(test.after - time.Millisecond) // in adds one
+		if o := a.in(wire.TCP{Flags: wire.ACK, Seq: 1001, Ack: 201, PayloadLen: 100}); o.Retransmit != test.retransmit {
+			t.Errorf("%v after the gap: %+v", test.after, o)
+		}
+		if o := a.in(wire.TCP{Flags: wire.ACK, Seq: 901, Ack: 201, PayloadLen: 100}); !o.Retransmit {
+			t.Error("what was seen before is a retransmission however soon")
+		}
+	}
+}
+
+// A SYN with another sequence number begins anew, also when the one before was
+// never answered.
+func TestGivenUpStart(t *testing.T) {
+	a := newTaps(t)
+	a.out(wire.TCP{Flags: wire.SYN, Seq: 5_000_000, Window: 64240})
+	a.handshake()
+	if f := a.flow(); f.TCP.Nxt != 101 {
+		t.Errorf("next is %d", f.TCP.Nxt)
 	}
 }
 
@@ -213,14 +270,76 @@ func TestFollowedNearestTheWire(t *testing.T) {
 		}
 		s.Seq += 10
 	}
-	for i := range elsewhereLimit { // rerouted
+	queued := s
+	for range 5 { // all of them wait in the port's queue
 		a.later(10 * time.Millisecond)
+		a.id++
+		a.see(capture.Outgoing, bridge, s)
+		s.Seq += 10
+	}
+	if f := a.flow(); f.Egress.Interface != port || !f.Elsewhere() {
+		t.Errorf("followed at %d; elsewhere: %v", f.Egress.Interface, f.Elsewhere())
+	}
+	a.later(10 * time.Millisecond)
+	for range 5 {
+		if _, o, _ := a.see(capture.Outgoing, port, queued); o.Retransmit {
+			t.Error("what leaves the queue is no retransmission")
+		}
+		queued.Seq += 10
+	}
+	if a.flow().Elsewhere() {
+		t.Error("it does leave there")
+	}
+	for i := range elsewhereLimit { // rerouted
+		a.later(100 * time.Millisecond)
 		a.id++
 		a.see(capture.Outgoing, 9, s)
 		s.Seq += 10
 		if got, want := a.flow().Egress.Interface == 9, i == elsewhereLimit-1; got != want {
 			t.Errorf("after %d packets elsewhere: followed there %v", i+1, got)
 		}
+	}
+}
+
+// A VLAN's packets are seen at its own interface and, with a tag, at the one below.
+// There a probe would lack the tag.
+func TestTaggedIsNotFollowed(t *testing.T) {
+	a := newTaps(t)
+	a.handshake()
+	before := a.flow().TCP.Nxt
+	ip := wire.Packet{Version: 4, Src: a.flow().Key.Src.Addr(), Dst: a.flow().Key.Dst.Addr()}
+	s := wire.TCP{SrcPort: a.flow().Key.Src.Port(), DstPort: a.flow().Key.Dst.Port(), Flags: wire.ACK, Seq: before, Ack: 901, PayloadLen: 100}
+	for range 2 * elsewhereLimit {
+		a.later(elsewhereFor)
+		p := capture.Packet{Time: a.now, Interface: 9, Direction: capture.Outgoing, NextHopKnown: true, Tagged: true}
+		f, _, followed := a.table.Observe(&p, &ip, &s)
+		if followed || f.Egress.Interface == 9 || f.TCP.Nxt != before || f.Elsewhere() {
+			t.Fatalf("followed %v at %d", followed, f.Egress.Interface)
+		}
+		s.Seq += 100
+	}
+}
+
+// What the local socket knows of a handshake that nobody saw.
+func TestTold(t *testing.T) {
+	a := newTaps(t)
+	a.out(wire.TCP{Flags: wire.ACK, Seq: 1000, Ack: 500, PayloadLen: 100, Window: 300})
+	a.in(wire.TCP{Flags: wire.ACK, Seq: 500, Ack: 1100, Window: 400})
+	c := &a.flow().TCP
+	if c.WindowScaleKnown() || c.NoSACK() || c.MaxPeerWindow != 400 {
+		t.Fatalf("%+v", c)
+	}
+	c.Told(7, 5, true)
+	if !c.WindowScaleKnown() || !c.SACK || c.MaxPeerWindow != 400<<5 || c.window != 300<<7 {
+		t.Errorf("%+v", c)
+	}
+	a.in(wire.TCP{Flags: wire.ACK, Seq: 500, Ack: 1100, Window: 500})
+	if c.MaxPeerWindow != 500<<5 {
+		t.Errorf("largest window %d", c.MaxPeerWindow)
+	}
+	a.flow().TCP.Told(1, 1, false) // once
+	if c.synScale != [2]int8{7, 5} || !c.SACK {
+		t.Errorf("%+v", c)
 	}
 }
 

@@ -42,6 +42,9 @@ func (t *Table) Observe(p *capture.Packet, ip *wire.Packet, s *wire.TCP) (f *Flo
 	} else {
 		t.touch(f)
 	}
+	if !outgoing && f.TCP.outside(s) {
+		return f, Observation{Outside: true}, true
+	}
 	if outgoing {
 		followed = f.followOut(p, ip, s)
 	} else {
@@ -93,6 +96,17 @@ func (t *Table) Expire(now time.Time) {
 			return
 		}
 		t.remove(f)
+	}
+}
+
+// Forget removes the flows of which it reports true.
+func (t *Table) Forget(which func(*Flow) bool) {
+	for f := t.newest; f != nil; {
+		older := f.older
+		if which(f) {
+			t.remove(f)
+		}
+		f = older
 	}
 }
 

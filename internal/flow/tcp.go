@@ -30,14 +30,20 @@ type TCP struct {
 	SynAcks            int  // SYN-ACKs seen, of either side
 	Established        bool // the handshake's last ACK, or later traffic, was seen
 	EstablishedAt      time.Time
-	PeerSpoke          bool // the peer sent something after its SYN (or SYN-ACK)
-	PeerData           bool // the peer sent payload
-	Timestamps         bool // both ends use them (from the SYNs, or from a segment)
-	SACK               bool // both SYNs permit it
+	PeerSpoke          bool      // the peer sent something after its SYN (or SYN-ACK)
+	PeerData           bool      // the peer sent payload
+	Timestamps         bool      // both ends use them (from the SYNs, or from a segment)
+	SACK               bool      // both SYNs permit it, or a block was seen
+	DataOut            time.Time // when payload last left
 	synSACK, synTS     [2]bool
 	synScale           [2]int8 // window scale of the local and the peer's SYN, -1 none
 	mptcp              [2]bool
+	told               bool // by the local socket: the scales
 	MD5, AO, BothMPTCP bool
+
+	// edge is the highest sequence number the local end has offered to take, window
+	// the largest it offered.
+	edge, window uint32
 
 	// MaxPeerWindow is the largest window the peer offered, scaled when both
 	// scales are known, unscaled (a lower bound) otherwise.
@@ -47,7 +53,8 @@ type TCP struct {
 	Closed bool
 	RSTs   int // from either side
 
-	rtt rttEstimate
+	rtt  rttEstimate
+	gaps [2]gap // what was jumped over, of local's and of the peer's numbers
 }
 
 // Template is what a probe copies from the flow's newest outgoing packet.
@@ -69,13 +76,16 @@ type Inbound struct {
 	Window uint16
 	TTL    uint8
 	Valid  bool
+
+	timestamp    bool
+	tsval, tsecr uint32
 }
 
 // Observation says what one segment did, for those who watch for harm.
 type Observation struct {
 	Outgoing bool
-	// Retransmit: payload or SYN that was seen before. Probing the window or
-	// keeping alive (at most one byte below Nxt) is told apart as Keepalive.
+	// Retransmit: payload or SYN that was seen before. Probing the window or keeping
+	// alive (at most one byte below Nxt, or empty and old) is told apart as Keepalive.
 	Retransmit bool
 	Keepalive  bool
 	Data       bool // carries payload
@@ -85,11 +95,15 @@ type Observation struct {
 	PureAck, Repeated, InOrder bool
 	NoSACKBlocks               bool
 	SameTTL                    bool // arrived with the TTL of the segment before
-	FirstSYN                   bool // opens a (new) connection: SYN without ACK
-	Established                bool // this very segment ended the handshake
-	Closed                     bool // FIN or RST
-	RST                        bool
-	LabelChanged               bool // outgoing flow label differs from the segment before
+	Timely                     bool // its timestamps continue those before, and echo one that left
+	// Outside: from the peer's address, yet not where the peer can be in its
+	// numbers. Nothing of it was believed.
+	Outside      bool
+	FirstSYN     bool // opens a (new) connection: SYN without ACK
+	Established  bool // this very segment ended the handshake
+	Closed       bool // FIN or RST
+	RST          bool
+	LabelChanged bool // outgoing flow label differs from the segment before
 }
 
 const (
@@ -99,6 +113,15 @@ const (
 
 // reset forgets all but nothing: a SYN begins a new connection of the tuple.
 func (t *TCP) reset() { *t = TCP{synScale: [2]int8{-1, -1}} }
+
+// otherStart reports whether a SYN has another sequence number than the one before
+// it: the first attempt was given up.
+func (t *TCP) otherStart(s *wire.TCP, outgoing bool) bool {
+	if outgoing {
+		return t.SynOut && segmentEnd(s) != t.Nxt
+	}
+	return t.SynIn && segmentEnd(s) != t.PeerNxt
+}
 
 // outgoing updates the state with a segment that left. at is its time.
 func (t *TCP) outgoing(at time.Time, p *wire.Packet, s *wire.TCP) Observation {
@@ -120,22 +143,26 @@ func (t *TCP) outgoing(at time.Time, p *wire.Packet, s *wire.TCP) Observation {
 			o.Retransmit = false
 		}
 	case wire.SeqLess(t.Nxt, end):
+		t.gaps[local].jump(at, t.Nxt, s.Seq)
 		t.Nxt = end
 		t.rtt.sent(at, end)
 	case end != s.Seq:
-		if s.PayloadLen <= 1 && end == t.Nxt {
+		switch {
+		case s.PayloadLen <= 1 && end == t.Nxt:
 			o.Keepalive = true
-		} else {
+		case !t.overtaken(local, at, s.Seq, end):
 			o.Retransmit = true
 			t.rtt.forget()
 		}
-	case wire.SeqLess(s.Seq, t.Nxt) && s.Flags&(wire.SYN|wire.FIN|wire.RST) == 0 && s.Seq == t.Nxt-1:
+	case s.Flags&(wire.SYN|wire.FIN|wire.RST) == 0 && (s.Seq == t.Nxt-1 || t.HaveUna && wire.SeqLess(s.Seq, t.Una)):
+		// Also a probe of somebody else's, like ours: the peer answers what is old.
 		o.Keepalive = true
 	}
 	if s.Flags&wire.ACK != 0 {
 		if !t.HaveAckd || wire.SeqLess(t.Acked, s.Ack) {
 			t.Acked, t.HaveAckd = s.Ack, true
 		}
+		t.offered(s)
 		if s.Flags&(wire.SYN|wire.RST) == 0 {
 			t.copyTemplate(at, p, s, &o)
 			if !t.Established && t.SynOut && t.HavePeer {
@@ -143,8 +170,34 @@ func (t *TCP) outgoing(at time.Time, p *wire.Packet, s *wire.TCP) Observation {
 			}
 		}
 	}
+	if s.PayloadLen > 0 {
+		t.DataOut = at
+	}
 	t.close(s, &o)
 	return o
+}
+
+// gap is the newest stretch of sequence numbers that was jumped over.
+type gap struct {
+	from, to uint32
+	at       time.Time // zero: there was none
+}
+
+func (g *gap) jump(at time.Time, from, to uint32) {
+	if wire.SeqLess(from, to) {
+		*g = gap{from, to, at}
+	}
+}
+
+// overtaken reports whether a segment fills a gap sooner than its retransmission
+// could: then it was overtaken on the way, or in a capture that gathers the packets
+// of several processors. (RFC 8985 waits a quarter of the round trip for such.)
+func (t *TCP) overtaken(side int, at time.Time, from, to uint32) bool {
+	g := &t.gaps[side]
+	if g.at.IsZero() || wire.SeqLess(from, g.from) || wire.SeqLess(g.to, to) {
+		return false
+	}
+	return at.Sub(g.at) < max(t.rtt.least/2, time.Millisecond)
 }
 
 // copyTemplate keeps what probes copy. A retransmission or a keepalive has an
@@ -171,23 +224,35 @@ func (t *TCP) incoming(at time.Time, p *wire.Packet, s *wire.TCP) Observation {
 	}
 	o.InOrder = t.HavePeer && s.Seq == t.PeerNxt
 	o.SameTTL = t.Inbound.Valid && t.Inbound.TTL == p.TTL
+	o.Timely = t.timely(s)
+	nxt, una := t.PeerNxt, t.Una
 	switch {
 	case !t.HavePeer:
 		t.PeerNxt, t.HavePeer = end, true
 	case wire.SeqLess(t.PeerNxt, end):
+		t.gaps[peer].jump(at, t.PeerNxt, s.Seq)
 		t.PeerNxt = end
 	case end != s.Seq:
 		if s.PayloadLen <= 1 && end == t.PeerNxt && s.Flags&(wire.SYN|wire.FIN) == 0 {
 			o.Keepalive = true
 		} else {
-			o.Retransmit = true
+			o.Retransmit = !t.overtaken(peer, at, s.Seq, end)
 		}
 	}
 	if s.Flags&wire.ACK != 0 && s.Flags&wire.RST == 0 {
 		t.acknowledged(at, s, &o)
 	}
-	if s.Flags&wire.RST == 0 {
-		t.Inbound = Inbound{Time: at, Ack: s.Ack, Window: s.Window, TTL: p.TTL, Valid: true}
+	// What cannot be the peer's next must not become what the next is compared with;
+	// and only what moves the flow on tells how far the peer is.
+	if first := !t.Inbound.Valid; s.Flags&wire.RST == 0 && (first || o.Timely) {
+		ttl := t.Inbound.TTL
+		if first || t.PeerNxt != nxt || t.Una != una {
+			ttl = p.TTL
+		}
+		t.Inbound = Inbound{
+			Time: at, Ack: s.Ack, Window: s.Window, TTL: ttl, Valid: true,
+			timestamp: s.Options.HasTimestamp, tsval: s.Options.TSVal, tsecr: s.Options.TSEcr,
+		}
 	}
 	t.close(s, &o)
 	return o
@@ -200,15 +265,19 @@ func (t *TCP) acknowledged(at time.Time, s *wire.TCP, o *Observation) {
 		// Of what was never seen to leave: the capture missed it, or somebody forged
 		// this. Believed, it could lift a probe above SND.NXT; not believed, Una is
 		// lower than it might be, which is safe.
-		return
-	}
-	if !t.HaveUna || wire.SeqLess(t.Una, s.Ack) {
+		if t.HaveUna || t.SynOut || t.SynIn || s.Ack != t.Nxt+1 {
+			return
+		}
+		// The first that was seen of an idle flow is a keepalive, which stands one below
+		// SND.NXT. What lies below it is acknowledged in any case.
+		t.Una, t.HaveUna, t.Nxt = t.Nxt, true, s.Ack
+	} else if !t.HaveUna || wire.SeqLess(t.Una, s.Ack) {
 		t.Una, t.HaveUna = s.Ack, true
 		t.rtt.acked(at, s.Ack)
 	}
 	window := uint32(s.Window)
 	if s.Flags&wire.SYN == 0 && t.synScale[local] >= 0 && t.synScale[peer] > 0 {
-		window <<= uint(min(t.synScale[peer], 14)) // RFC 7323 section 2.3: at most 14
+		window <<= uint(t.synScale[peer])
 	}
 	t.MaxPeerWindow = max(t.MaxPeerWindow, window)
 	if !t.Established && s.Flags&wire.SYN == 0 && t.SynIn && !t.SynOut {
@@ -248,7 +317,7 @@ func (t *TCP) syn(side int, s *wire.TCP, o *Observation) {
 	t.synSACK[side], t.synTS[side], t.mptcp[side] = opt.SACKPermitted, opt.HasTimestamp, opt.MPTCP
 	t.synScale[side] = -1
 	if opt.HasWindowScale {
-		t.synScale[side] = int8(min(opt.WindowScale, 14))
+		t.synScale[side] = int8(min(opt.WindowScale, maxScale))
 	}
 	t.MD5, t.AO = t.MD5 || opt.MD5, t.AO || opt.AO
 	t.BothMPTCP = t.mptcp[local] && t.mptcp[peer]
@@ -263,6 +332,9 @@ func (t *TCP) close(s *wire.TCP, o *Observation) {
 	if s.Flags&wire.RST != 0 {
 		t.RSTs++
 		o.RST = true
+	}
+	if s.Options.SACKBlocks > 0 {
+		t.SACK = true
 	}
 	if s.Options.MD5 {
 		t.MD5 = true
@@ -299,5 +371,29 @@ func (t *TCP) RTT() (smoothed, least time.Duration, ok bool) {
 	return t.rtt.smoothed, t.rtt.least, t.rtt.samples > 0
 }
 
+// NoSACK reports whether the flow is known to go without selective acknowledgements.
+func (t *TCP) NoSACK() bool { return !t.SACK && t.WindowScaleKnown() }
+
 // WindowScaleKnown reports whether MaxPeerWindow is scaled.
-func (t *TCP) WindowScaleKnown() bool { return t.SynOut && t.SynIn }
+func (t *TCP) WindowScaleKnown() bool { return t.SynOut && t.SynIn || t.told }
+
+// Told takes in what the local socket knows of a handshake that was not seen: how far
+// each side's windows are to be shifted, and whether SACK is permitted.
+func (t *TCP) Told(localScale, peerScale uint8, sack bool) {
+	if t.WindowScaleKnown() {
+		return
+	}
+	t.told, t.SACK = true, t.SACK || sack
+	t.synScale = [2]int8{int8(min(localScale, maxScale)), int8(min(peerScale, maxScale))}
+	if t.Inbound.Valid {
+		t.MaxPeerWindow = max(t.MaxPeerWindow, uint32(t.Inbound.Window)<<t.synScale[peer])
+	}
+	t.window, t.edge = 0, 0 // were too large, for want of the scale
+	if t.Newest.Valid {
+		t.window = uint32(t.Newest.Window) << t.synScale[local]
+		t.edge = t.Newest.Ack + t.window
+	}
+}
+
+// maxScale is the most that a window is shifted (RFC 7323 section 2.3).
+const maxScale = 14

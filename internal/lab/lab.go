@@ -27,6 +27,10 @@ type Options struct {
 	// segments with payload, and equal ones in equal flows (see internal/lab/link),
 	// so that what probes did to a flow can be told from what loss did.
 	LoseAll bool
+	// OneProcessor keeps all of the lab's processes on one processor. Between two,
+	// each with a queue of its own, frames now and then overtake each other, which a
+	// flow without SACK takes for loss.
+	OneProcessor bool
 	// Stderr takes what the nodes' processes print, which is nothing as long as
 	// they do not crash. Nil is os.Stderr.
 	Stderr io.Writer
@@ -65,7 +69,7 @@ func Start(ctx context.Context, n scenario.Network, opts Options) (*Lab, error) 
 		opts.Stderr = os.Stderr
 	}
 	l := &Lab{
-		opts: opts, registry: reg, forker: newForker(), layout: layout,
+		opts: opts, registry: reg, forker: newForker(opts.OneProcessor), layout: layout,
 		nodes: map[string]*Node{}, links: map[string]*Node{}, done: make(chan struct{}),
 	}
 	if err := l.build(ctx); err != nil {
@@ -191,5 +195,6 @@ func (l *Lab) impairment(layout *scenario.Layout, name string) link.Config {
 	return link.Config{
 		A: linkEnds[0], B: linkEnds[1], Delay: k.Delay, Jitter: k.Jitter, Rate: k.Rate, Queue: k.Queue,
 		Loss: k.Loss, LossSeed: uint64(linkIndex(layout.Network, name)), LoseAll: l.opts.LoseAll,
+		SeqShift: k.SeqShift, QuotesUntranslated: k.QuotesUntranslated, ShortQuotes: k.ShortQuotes,
 	}
 }

@@ -213,14 +213,19 @@ func serve(t *testing.T, l *lab.Lab, name string, port uint16) {
 // connect opens a TCP connection between two nodes.
 func connect(t *testing.T, l *lab.Lab, from, to string, port uint16, ipv6 bool) (dialed, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
+	return connectWithin(t, 700*time.Millisecond, l, from, to, port, ipv6)
+}
+
+func connectWithin(t *testing.T, d time.Duration, l *lab.Lab, from, to string, port uint16, ipv6 bool) (dialed, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
 	defer cancel()
 	return node.Call[dialed](ctx, l.Node(from), "test/dial", netip.AddrPortFrom(l.Node(to).Addr(ipv6), port))
 }
 
 func mustConnect(t *testing.T, l *lab.Lab, from, to string, port uint16, ipv6 bool) dialed {
 	t.Helper()
-	d, err := connect(t, l, from, to, port, ipv6)
+	d, err := connectWithin(t, 10*time.Second, l, from, to, port, ipv6)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -79,10 +79,22 @@ func (n *Node) Do(f func() error) error {
 	var err error
 	returned := false
 	done := make(chan struct{})
-	go func() {
+	enter := func() {
 		defer close(done)
 		err = n.inside(f)
 		returned = true
+	}
+	go func() {
+		// Not on the process's first thread: the whole process would seem to be in the
+		// node's namespace, and be killed with what is there when the node ends.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			enter()
+			return
+		}
+		go enter() // on another one, since this one is held
+		<-done
 	}()
 	<-done
 	if !returned {

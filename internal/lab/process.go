@@ -10,8 +10,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -26,17 +28,44 @@ type forker struct {
 	done chan struct{}
 }
 
-func newForker() *forker {
+// oneProcessor keeps the children on one processor.
+func newForker(oneProcessor bool) *forker {
 	f := &forker{work: make(chan func()), done: make(chan struct{})}
 	go func() {
 		defer close(f.done)
 		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
+		if oneProcessor {
+			settle() // the thread ends with this goroutine
+		} else {
+			defer runtime.UnlockOSThread()
+		}
 		for work := range f.work {
 			work()
 		}
 	}()
 	return f
+}
+
+// settled counts the labs that have a processor of their own, so that the next one
+// gets the next.
+var settled atomic.Int64
+
+// settle binds the calling thread, and whatever it will start, to one of the
+// processors that it may use.
+func settle() {
+	var all, one unix.CPUSet
+	if unix.SchedGetaffinity(0, &all) != nil || all.Count() < 2 {
+		return
+	}
+	n := int(settled.Add(1)) % all.Count()
+	for cpu := 0; n >= 0; cpu++ {
+		if all.IsSet(cpu) {
+			one.Zero()
+			one.Set(cpu)
+			n--
+		}
+	}
+	_ = unix.SchedSetaffinity(0, &one) // the lab works without, too
 }
 
 func (f *forker) start(cmd *exec.Cmd) (err error) {
@@ -145,18 +174,19 @@ func killNamespace() {
 	if err != nil {
 		return
 	}
-	killInNamespace(own, os.Getpid())
+	killInNamespace(own, os.Getpid(), os.Getppid())
 }
 
 // killInNamespace repeats until it finds nothing more, because a process can
-// start another one while the list is read.
-func killInNamespace(netns string, except int) {
+// start another one while the list is read. The controller is excepted by its
+// callers: a process shows in the namespace that its first thread is in just now.
+func killInNamespace(netns string, except ...int) {
 	for range 10 {
 		found := false
 		links, _ := filepath.Glob("/proc/[0-9]*/ns/net")
 		for _, link := range links {
 			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(link))))
-			if err != nil || pid == except {
+			if err != nil || slices.Contains(except, pid) {
 				continue
 			}
 			if at, err := os.Readlink(link); err == nil && at == netns {

@@ -108,7 +108,7 @@ func killLeftovers(list []byte) {
 		// The node first, or it would be told apart from what else runs in its
 		// namespace by nothing.
 		if netns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid)); err == nil {
-			killInNamespace(netns, 0)
+			killInNamespace(netns, os.Getpid())
 		}
 		for range 100 {
 			if !isNode(pid, started) {

@@ -16,8 +16,9 @@ import (
 // protocol would have it: routes are worked out again, and the nodes replace
 // those that differ; the change takes effect node by node within a few
 // milliseconds. A link that is down still joins its two ends. Delay, jitter,
-// rate, queue and loss can change only where the link had one of them from the
-// start; names, prefixes and the MTU cannot change (errors.ErrUnsupported).
+// rate, queue, loss and what is rewritten can change only where the link had one of
+// them from the start; names, prefixes and the MTU cannot change
+// (errors.ErrUnsupported). A new SeqShift breaks the connections that are open.
 func (l *Lab) SetLink(ctx context.Context, name string, change func(*scenario.Link)) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -69,6 +70,7 @@ func changeable(was, is scenario.Link, impaired bool) error {
 	}
 	was.CostAB, was.CostBA, was.Down = is.CostAB, is.CostBA, is.Down
 	was.Delay, was.Jitter, was.Rate, was.Loss, was.Queue = is.Delay, is.Jitter, is.Rate, is.Loss, is.Queue
+	was.SeqShift, was.QuotesUntranslated, was.ShortQuotes = is.SeqShift, is.QuotesUntranslated, is.ShortQuotes
 	if was != is {
 		return fmt.Errorf("names, prefixes and the MTU are fixed: %w", errors.ErrUnsupported)
 	}

@@ -121,6 +121,6 @@ func others() []trace.Event {
 		},
 		&trace.Compare{Time: noon, Flow: flow, Trace: "0123456789abcdef"},
 		&trace.Stats{Time: noon, Uptime: time.Minute, Backend: "afpacket", Reason: "the only one"},
-		&trace.Stats{Time: noon, Backend: "source", Traces: trace.TraceStats{ByStop: map[trace.Stop]uint64{trace.StopFence: 1}}},
+		&trace.Stats{Time: noon, Backend: "source", Records: &trace.RecordStats{Dropped: 7}, Traces: trace.TraceStats{ByStop: map[trace.Stop]uint64{trace.StopFence: 1}}},
 	}
 }

@@ -49,7 +49,7 @@ func (t *Text) Write(ev trace.Event) error {
 		fmt.Fprintf(&b, "compare: %s\n", compare(ev))
 	case *trace.Flow:
 		if t.verbose {
-			fmt.Fprintf(&b, "%s: %s\n", header(ev.Tuple, ev.Service), flowState(ev))
+			fmt.Fprintf(&b, "%s: %s\n", header(ev.Tuple, ev.Service)+process(ev.Process), flowState(ev))
 		}
 	case *trace.Stats:
 		if t.verbose {
@@ -66,7 +66,7 @@ func (t *Text) Write(ev trace.Event) error {
 
 // trace writes a block of lines, or one line for a flow that was refused.
 func (t *Text) trace(b *bytes.Buffer, tr *trace.Trace) {
-	head := header(tr.Flow, tr.Service)
+	head := header(tr.Flow, tr.Service) + process(tr.Process)
 	if tr.Stop == trace.StopRefused {
 		fmt.Fprintf(b, "%s: not probed: %s\n", head, refusal(tr.Reason))
 		return
@@ -94,6 +94,9 @@ func header(f trace.Tuple, s *trace.Service) string {
 	if f.Interface != "" {
 		line += " on " + Escape(f.Interface)
 	}
+	if f.NetNS != "" {
+		line += " in " + Escape(f.NetNS)
+	}
 	if f.Direction != 0 {
 		line += fmt.Sprintf(" (%v)", f.Direction)
 	}
@@ -105,6 +108,14 @@ func header(f trace.Tuple, s *trace.Service) string {
 		value = fmt.Sprintf("%s (%s)", Escape(s.Name), value)
 	}
 	return line + ", chosen by " + by(s.By) + " " + value
+}
+
+// process is ", process curl (4242)".
+func process(p *trace.Process) string {
+	if p == nil || p.PID == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", process %s (%d)", Escape(p.Name), p.PID)
 }
 
 func by(b trace.By) string {

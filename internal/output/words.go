@@ -133,4 +133,16 @@ func stats(b *bytes.Buffer, s *trace.Stats) {
 		s.Flows.Live, s.Flows.Matched, s.Flows.Evicted, s.Traces.Done, s.Traces.Started,
 		s.Probes.Sent, s.Probes.Deferred, s.Probes.Refused, s.Probes.EPERM, s.Probes.ENOBUFS,
 		s.Replies.Matched, s.Replies.Unmatched, s.Replies.Late, s.Replies.Duplicate, s.Impact.Aborts)
+	if n := s.Probes.Failed; n > 0 {
+		b.Truncate(b.Len() - 1)
+		fmt.Fprintf(b, "; %d probes could not be sent\n", n)
+	}
+	if o := s.Owners; o != nil {
+		b.Truncate(b.Len() - 1)
+		fmt.Fprintf(b, "; owners %d asked %d found %d unknown %d dropped\n", o.Asked, o.Found, o.Unknown, o.Dropped)
+	}
+	if r := s.Records; r != nil {
+		b.Truncate(b.Len() - 1)
+		fmt.Fprintf(b, "; %d records dropped\n", r.Dropped)
+	}
 }

@@ -13,8 +13,12 @@ type Capability uint8
 
 // What the project asks for.
 const (
-	NetAdmin Capability = 12 // CAP_NET_ADMIN
-	NetRaw   Capability = 13 // CAP_NET_RAW: packet sockets
+	DACOverride   Capability = 1  // CAP_DAC_OVERRIDE: directories that not even their owner may write
+	DACReadSearch Capability = 2  // CAP_DAC_READ_SEARCH: other users' directories in /proc
+	SysPtrace     Capability = 19 // CAP_SYS_PTRACE: whose sockets are whose
+	SysAdmin      Capability = 21 // CAP_SYS_ADMIN: other network namespaces
+	NetAdmin      Capability = 12 // CAP_NET_ADMIN
+	NetRaw        Capability = 13 // CAP_NET_RAW: packet sockets
 )
 
 // Hint says what helps against an error of missing privileges; empty when the

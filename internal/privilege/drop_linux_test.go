@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 		err = dropped()
 	case "keep":
 		err = kept()
+	case "lower":
+		err = lowered()
 	}
 	if err != nil {
 		fmt.Println(err)
@@ -78,6 +80,44 @@ func kept() error {
 		}
 		return expect(want)
 	})
+}
+
+// lowered gives up what raise brings back, and nothing but that.
+func lowered() error {
+	if err := NothingInherited(); err != nil {
+		return err
+	}
+	before, err := capabilities()
+	if err != nil {
+		return err
+	}
+	raise, err := Lower([]Capability{DACOverride}, NetRaw)
+	if err != nil {
+		return err
+	}
+	held := uint64(before[0].Permitted)
+	check := func(want uint64) func() error {
+		return func() error {
+			data, err := capabilities()
+			if err != nil || uint64(data[0].Effective) != want&held || uint64(data[0].Permitted) != (1<<DACOverride|1<<NetRaw)&held ||
+				data[0].Inheritable|data[1].Inheritable|data[1].Permitted != 0 {
+				return fmt.Errorf("%+v, want %#x: %v", data, want&held, err)
+			}
+			return nil
+		}
+	}
+	if err := onThreads(check(1 << NetRaw)); err != nil {
+		return err
+	}
+	fmt.Print("lowered as ", os.Geteuid(), ", ")
+	uid := os.Getuid()
+	if err := raise(); err != nil {
+		return err
+	}
+	if os.Getuid() != uid || held != 0 && os.Geteuid() != 0 {
+		return fmt.Errorf("raised as %d %d", os.Getuid(), os.Geteuid())
+	}
+	return onThreads(check(1<<NetRaw | 1<<DACOverride))
 }
 
 func expect(want uint64) error {
@@ -181,5 +221,19 @@ func TestHint(t *testing.T) {
 	}
 	if h := Hint(fmt.Errorf("open: %w", os.ErrPermission)); !strings.Contains(h, "0750") || !strings.Contains(h, "cap_net_raw") {
 		t.Errorf("hint %q", h)
+	}
+}
+
+// Under sudo it is the user who called, and root again in the end.
+func TestLower(t *testing.T) {
+	me := fmt.Sprint("lowered as ", os.Getuid(), ", dropped as ", os.Getuid(), " ", os.Getgid())
+	if got := child(t, "lower"); got != me {
+		t.Errorf("%q, want %q", got, me)
+	}
+	if os.Getuid() == 0 && initialUserNamespace() {
+		me = "lowered as 12345, dropped as 12345 12346"
+	}
+	if got := child(t, "lower", "SUDO_UID=12345", "SUDO_GID=12346"); got != me {
+		t.Errorf("%q, want %q", got, me)
 	}
 }

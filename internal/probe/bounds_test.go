@@ -13,7 +13,7 @@ func TestBucketsAreBounded(t *testing.T) {
 		now = now.Add(time.Millisecond)
 		place := Place{Interface: i, TTL: 1}
 		b := s.For(now, place, netip.Addr{})
-		s.Answer(now, now, place, netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), b)
+		s.Answer(now, &Sent{At: now, Place: place, Bucket: b}, netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
 	}
 	if n := len(s.places) + len(s.byAddr); n > maxBuckets+2 {
 		t.Errorf("%d buckets, at most %d are wanted", n, maxBuckets)

@@ -21,6 +21,8 @@ const (
 	badShare      = 0.70
 	forbidFor     = 60 * time.Second
 	missedNearby  = time.Second
+	linuxRate4    = 1.0 // net.ipv4.icmp_ratelimit
+	linuxRate6    = 9.0 // net.ipv6.icmp.ratelimit, and a little room
 	maxBuckets    = 16384
 	maxTTLAddress = 64 // responders remembered per (interface, next hop, TTL)
 )
@@ -43,10 +45,17 @@ type Bucket struct {
 	ceiling  float64
 	failed   float64 // the rate that proved too high
 	failedAt time.Time
+	lossThen float64 // the share of loss when it did
 	waiting  waiting
 	order    uint64
 
 	now, before window // the present second and the one before
+
+	ipv6    bool
+	loss    *loss // shared by all; nil: none is known
+	charged int   // probes so far
+	recent  recent
+	changed time.Time // when the rate became what it is
 
 	lastAnswer, lastMiss time.Time
 	used                 time.Time
@@ -94,7 +103,7 @@ func (w *waiting) Pop() any {
 func newBucket(now time.Time, ceiling float64) *Bucket {
 	return &Bucket{
 		tokens: bucketBurst, rate: min(bucketRate, ceiling), filled: now, ceiling: ceiling,
-		now: window{start: now}, before: window{judged: true}, used: now,
+		now: window{start: now}, before: window{judged: true}, used: now, changed: now,
 	}
 }
 
@@ -150,6 +159,9 @@ func (b *Bucket) fill(now time.Time) {
 		b.tokens = min(bucketDepth(b.rate), b.tokens+d.Seconds()*b.rate)
 	}
 	b.filled = now
+	if to, tooFast := b.recent.tooFast(now, b.changed, b.rate, b.likely(), b.loss.share()); tooFast {
+		b.lower(now, to)
+	}
 	b.roll(now)
 }
 
@@ -178,6 +190,7 @@ func (b *Bucket) Take(now time.Time) bool {
 // answered.
 func (b *Bucket) Answered(now, sent time.Time) {
 	b.lastAnswer, b.used = now, now
+	b.recent.answered(now, sent)
 	switch {
 	case !sent.Before(b.now.start):
 		b.now.answered++
@@ -187,9 +200,13 @@ func (b *Bucket) Answered(now, sent time.Time) {
 }
 
 // Missed tells that a probe charged to this bucket got no answer in time.
-func (b *Bucket) Missed(sent time.Time) {
-	if !b.lastAnswer.IsZero() {
-		b.lastMiss = sent
+func (b *Bucket) Missed(s *Sent) {
+	if b.lastAnswer.IsZero() {
+		return
+	}
+	b.lastMiss = s.At
+	if s.within && b.loss != nil {
+		b.loss.add(true)
 	}
 }
 
@@ -225,7 +242,7 @@ func (b *Bucket) roll(now time.Time) {
 	}
 }
 
-// judge changes the rate by what became of one second's probes.
+// judge raises the rate when one second's probes were answered.
 func (b *Bucket) judge(now time.Time, w *window) {
 	if w.judged {
 		return
@@ -234,156 +251,45 @@ func (b *Bucket) judge(now time.Time, w *window) {
 	if w.due < judgeAtLeast || w.sent == 0 {
 		return
 	}
-	switch share := float64(w.answered) / float64(w.sent); {
-	case share >= goodShare:
+	// What is too fast is seen sooner, see recent.
+	if share := float64(w.answered) / float64(w.sent); share >= goodShare*(1-b.loss.share()) {
 		b.raise(now)
-	case share < badShare:
-		b.lower(now)
 	}
 }
 
 func (b *Bucket) raise(now time.Time) {
 	next := min(b.rate*2, b.ceiling)
-	if b.failed > 0 && next >= b.failed && now.Sub(b.failedAt) < forbidFor {
+	share := b.loss.share()
+	if share > b.lossThen+lossTold {
+		b.failed = 0 // it was loss, as is known by now
+	}
+	if b.failed > 0 && now.Sub(b.failedAt) < forbidFor && (next >= b.failed || !b.recent.clean(now, b.changed, share)) {
 		return
 	}
-	b.rate = next
+	if next != b.rate {
+		b.rate, b.changed = next, now
+	}
 }
 
-func (b *Bucket) lower(now time.Time) {
-	b.failed, b.failedAt = b.rate, now
-	b.rate = max(b.rate/2, min(bucketRate, b.ceiling))
+// likely is what responders permit most often, where they permit less than was
+// tried: what Linux does by itself, of each of the addresses that answer here.
+func (b *Bucket) likely() float64 {
+	rate := linuxRate4
+	if b.ipv6 {
+		rate = linuxRate6
+	}
+	if n := len(b.addrs); n > 1 {
+		rate *= 0.8 * float64(n) // flows do not fall on them evenly
+	}
+	return rate
+}
+
+func (b *Bucket) lower(now time.Time, to float64) {
+	if least := min(bucketRate, b.ceiling); b.rate > least {
+		b.failed, b.failedAt, b.lossThen = b.rate, now, b.loss.share()
+		b.rate = max(to, least)
+	}
+	b.changed = now
 	b.tokens = min(b.tokens, 1)
-}
-
-// Buckets holds every responder's bucket.
-type Buckets struct {
-	ceiling float64
-	places  map[Place]*Bucket
-	byAddr  map[netip.Addr]*Bucket
-}
-
-// NewBuckets returns an empty set with a ceiling of probes per second and
-// responder.
-func NewBuckets(ceiling int) *Buckets {
-	return &Buckets{float64(max(ceiling, 1)), map[Place]*Bucket{}, map[netip.Addr]*Bucket{}}
-}
-
-// For returns the bucket that a probe is charged to: the responder's when one
-// address alone answers at that place; the place's own while nobody has answered
-// there, and when several addresses do. Those may be interfaces of one router,
-// whose limit does not multiply with its addresses.
-func (s *Buckets) For(now time.Time, place Place, hop netip.Addr) *Bucket {
-	b := s.places[place]
-	if b == nil {
-		b = newBucket(now, s.ceiling)
-		b.addrs = map[netip.Addr]struct{}{}
-		s.places[place] = b
-		s.prune(now)
-	}
-	if len(b.addrs) > 1 || len(b.waiting) > 0 {
-		return b
-	}
-	for a := range b.addrs {
-		return s.at(now, a)
-	}
-	if hop.IsValid() {
-		return s.at(now, hop)
-	}
-	return b
-}
-
-func (s *Buckets) at(now time.Time, a netip.Addr) *Bucket {
-	b := s.byAddr[a]
-	if b == nil {
-		b = newBucket(now, s.ceiling)
-		s.byAddr[a] = b
-		s.prune(now)
-	}
-	return b
-}
-
-// Answer tells that a responder answered a probe for a place that was charged to
-// bucket b.
-func (s *Buckets) Answer(now, sent time.Time, place Place, from netip.Addr, b *Bucket) {
-	b.Answered(now, sent)
-	_, known := s.byAddr[from]
-	own := s.at(now, from)
-	if own != b {
-		if !known {
-			own.tokens = b.tokens // what b has spent of the burst, it has spent
-		} else {
-			own.debit(now)
-		}
-		own.lastAnswer = now
-	}
-	p := s.places[place]
-	if p == nil || len(p.addrs) >= maxTTLAddress {
-		return
-	}
-	p.addrs[from] = struct{}{}
-	switch {
-	case len(p.addrs) == 1 && b == p:
-		own.rate, own.failed, own.failedAt = p.rate, p.failed, p.failedAt
-	case len(p.addrs) == 2 && b != p:
-		// From here on the place is charged: it begins where its one responder was.
-		p.rate, p.failed, p.failedAt = max(p.rate, b.rate), b.failed, b.failedAt
-		p.tokens = min(p.tokens, b.tokens)
-	}
-}
-
-// Release lets all buckets grant what they may and returns when the next grant
-// is possible (zero: no one waits).
-func (s *Buckets) Release(now time.Time, more func() bool) (next time.Time) {
-	visit := func(b *Bucket) {
-		if len(b.waiting) == 0 {
-			return
-		}
-		b.Release(now, more)
-		if at, ok := b.Next(now); ok && (next.IsZero() || at.Before(next)) {
-			next = at
-		}
-	}
-	for _, b := range s.places {
-		visit(b)
-	}
-	for _, b := range s.byAddr {
-		visit(b)
-	}
-	return next
-}
-
-// pruneScan bounds the work of one call.
-const pruneScan = 64
-
-// prune keeps the number of buckets bounded: where there are too many it forgets
-// some that nobody waits for, stale ones first among those it happens to look at.
-// A forgotten responder starts again with the least allowance.
-func (s *Buckets) prune(now time.Time) {
-	if len(s.places)+len(s.byAddr) <= maxBuckets {
-		return
-	}
-	evict(s.places, now)
-	evict(s.byAddr, now)
-}
-
-func evict[K comparable](m map[K]*Bucket, now time.Time) {
-	var oldest K
-	var at time.Time
-	found, scanned := false, 0
-	for k, b := range m {
-		if scanned++; scanned > pruneScan {
-			break
-		}
-		// What was used just now may be in its caller's hands.
-		if len(b.waiting) > 0 || b.used.Equal(now) {
-			continue
-		}
-		if !found || b.used.Before(at) {
-			oldest, at, found = k, b.used, true
-		}
-	}
-	if found {
-		delete(m, oldest)
-	}
+	b.now.judged, b.before.judged = true, true // those seconds tell of the old rate
 }

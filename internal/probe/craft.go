@@ -42,7 +42,10 @@ func Craft(p *wire.TCPProbe, f *flow.Flow, ttl int, rng *rand.Rand, taken func(s
 	if n == 0 {
 		return false
 	}
-	k := rng.IntN(n)
+	k := 0
+	if n > 1 {
+		k = 1 + rng.IntN(n-1) // SND.UNA - 1 is what a keepalive has
+	}
 	seq := t.Una - 1 - uint32(k)
 	for tries := 0; taken(seq); tries++ {
 		if tries >= n || tries >= 64 {

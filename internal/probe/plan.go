@@ -120,6 +120,13 @@ func (p *Plan) Sent(ttl int, now time.Time) {
 	s.lastSent, p.lastSent = now, now
 }
 
+// SentReaching tells the same of a probe that Reach asked for: it checks nothing.
+func (p *Plan) SentReaching(ttl int, now time.Time) {
+	s := p.slot(ttl)
+	s.sent++
+	s.lastSent, p.lastSent = now, now
+}
+
 // Answered tells that a probe of that TTL, which left at sent, was answered by
 // an ICMP error.
 func (p *Plan) Answered(ttl int, sent time.Time) {

@@ -160,6 +160,15 @@ func TestHopsSeenApartAreAskedAgain(t *testing.T) {
 // search plays a destination at a true distance; answered says whether an attempt
 // that reaches it is recognised.
 func search(r *Reach, distance int, quiet bool, answered func(n int) bool) (ttl int, attempts []int, ok bool) {
+	return searchWith(r, distance, distance, quiet, answered)
+}
+
+// searchSilent is the same on a busy flow whose routers from a TTL on are silent.
+func searchSilent(r *Reach, distance, silent int, answered func(n int) bool) (ttl int, attempts []int, ok bool) {
+	return searchWith(r, distance, silent, false, answered)
+}
+
+func searchWith(r *Reach, distance, silent int, quiet bool, answered func(n int) bool) (ttl int, attempts []int, ok bool) {
 	now := start
 	for n := 0; ; n++ {
 		if ttl, ok := r.Done(quiet); ok {
@@ -175,10 +184,12 @@ func search(r *Reach, distance int, quiet bool, answered func(n int) bool) (ttl 
 		r.Sent(next, now)
 		attempts = append(attempts, next)
 		switch {
-		case next < distance:
+		case next < silent:
 			r.Expired(next)
+		case next < distance:
+			r.Miss(!quiet)
 		case answered(n):
-			r.Hit(now.Add(20 * time.Millisecond))
+			r.Hit(now.Add(20*time.Millisecond), !quiet)
 		default:
 			r.Miss(!quiet)
 		}
@@ -210,21 +221,65 @@ func TestReachFindsTheDistance(t *testing.T) {
 	}
 }
 
+// On a busy flow many of the destination's answers merge with its other
+// acknowledgements. However many they are: what is told is the distance, or nothing.
 func TestReachSurvivesMisses(t *testing.T) {
-	for seed := range uint64(200) {
-		rng := rand.New(rand.NewPCG(seed, 1))
-		r := NewReach(6, 32)
-		for ttl := 1; ttl < 6; ttl++ {
-			r.Expired(ttl)
-		}
-		ttl, attempts, ok := search(r, 6, false, func(int) bool { return rng.IntN(3) > 0 })
-		if ok && ttl != 6 {
-			t.Errorf("seed %d: found %d by %v", seed, ttl, attempts)
-		}
-		if len(attempts) > attemptsTotal {
-			t.Errorf("seed %d: %d attempts", seed, len(attempts))
+	for _, test := range []struct {
+		missed float64
+		told   float64 // share of the searches that have to tell the distance
+	}{{0.1, 0.95}, {0.33, 0.9}, {0.5, 0.9}, {0.7, 0.8}, {0.9, 0.2}} {
+		for _, silent := range []int{0, 1, 2} { // routers before the destination
+			const searches = 4000
+			found, wrong := 0, 0
+			for seed := range uint64(searches) {
+				rng := rand.New(rand.NewPCG(seed, 1))
+				r := NewReach(6, 32)
+				for ttl := 1; ttl < 6-silent; ttl++ {
+					r.Expired(ttl)
+				}
+				ttl, attempts, ok := searchSilent(r, 6, 6-silent, func(int) bool { return rng.Float64() >= test.missed })
+				if ok && ttl == 6 {
+					found++
+				} else if ok {
+					wrong++
+				}
+				if len(attempts) > attemptsTotal {
+					t.Errorf("seed %d: %d attempts", seed, len(attempts))
+				}
+			}
+			t.Logf("%.0f %% missed, %d silent: %d found, %d wrong", test.missed*100, silent, found, wrong)
+			if wrong > searches/200 || silent == 0 && float64(found) < test.told*searches {
+				t.Errorf("%.0f %% missed, %d silent: %d of %d found, %d wrong", test.missed*100, silent, found, searches, wrong)
+			}
 		}
 	}
+}
+
+// A flow that is busy now and then: a first miss counts for little, and what answers in
+// quiet moments keeps nobody from asking there again.
+func TestReachOnAChangingFlow(t *testing.T) {
+	r := NewReach(4, 32)
+	r.Expired(3)
+	for n := range attemptsTotal {
+		if ttl, ok := r.Done(true); ok {
+			if ttl != 4 || n > 5 {
+				t.Errorf("found %d after %d attempts", ttl, n)
+			}
+			return
+		}
+		ttl, due, ok := r.Next(0)
+		if !ok {
+			break
+		}
+		now := due.Add(time.Millisecond)
+		r.Sent(ttl, now)
+		if n == 0 {
+			r.Miss(true)
+		} else {
+			r.Hit(now.Add(time.Millisecond), false)
+		}
+	}
+	t.Error("not found")
 }
 
 func TestReachGivesUp(t *testing.T) {
@@ -271,7 +326,7 @@ func TestReachOvershot(t *testing.T) {
 func TestReachWhenThePathGrows(t *testing.T) {
 	r := NewReach(4, 32)
 	r.Sent(4, start)
-	r.Hit(at(20))
+	r.Hit(at(20), false)
 	r.Expired(5)
 	if ttl, ok := r.Done(true); ok {
 		t.Errorf("the destination is still said to be at %d", ttl)
@@ -291,7 +346,9 @@ func ask(b *Bucket, seconds int, answers func(n int) bool) (rates []int) {
 		for len(b.waiting) < 8 {
 			b.Wait(&Waiter{Grant: func(now time.Time) bool {
 				rates[len(rates)-1]++
-				if answers(rates[len(rates)-1]) {
+				s := &Sent{At: now, Answered: answers(rates[len(rates)-1])}
+				b.Sent(s)
+				if s.Answered {
 					b.Answered(now, now)
 				}
 				return true
@@ -385,16 +442,16 @@ func TestOneResponderOneAllowance(t *testing.T) {
 		t.Error("a place has a bucket of its own until somebody answers there")
 	}
 	b.Take(start)
-	s.Answer(start, start, near, hop, b)
+	s.Answer(start, &Sent{At: start, Place: near, Bucket: b}, hop)
 	own := s.For(start, near, netip.Addr{})
 	if own == b || own.tokens != b.tokens {
 		t.Error("a responder inherits what is left of its burst")
 	}
-	s.Answer(start, start, far, hop, s.For(start, far, netip.Addr{}))
+	s.Answer(start, &Sent{At: start, Place: far, Bucket: s.For(start, far, netip.Addr{})}, hop)
 	if s.For(start, far, netip.Addr{}) != own {
 		t.Error("one address at two TTLs is one responder")
 	}
-	s.Answer(start, start, near, netip.MustParseAddr("192.0.2.13"), own)
+	s.Answer(start, &Sent{At: start, Place: near, Bucket: own}, netip.MustParseAddr("192.0.2.13"))
 	if s.For(start, near, netip.Addr{}) != b {
 		t.Error("two addresses at one place may be one router")
 	}
@@ -402,12 +459,12 @@ func TestOneResponderOneAllowance(t *testing.T) {
 
 func TestLimits(t *testing.T) {
 	b := newBucket(start, 200)
-	b.Missed(start)
+	b.Missed(&Sent{At: start})
 	if b.Limits(start) {
 		t.Error("who never answered is silent, not limited")
 	}
 	b.Answered(at(10), at(5))
-	b.Missed(at(100))
+	b.Missed(&Sent{At: at(100)})
 	if !b.Limits(at(900)) || b.Limits(at(1200)) {
 		t.Error("limited within a second of a miss")
 	}
@@ -470,12 +527,12 @@ func TestCraft(t *testing.T) {
 }
 
 func TestSentIsForgotten(t *testing.T) {
-	table := NewTable(2 * time.Second)
+	table := NewTable()
 	rng := rand.New(rand.NewPCG(3, 4))
 	dst := netip.MustParseAddrPort("203.0.113.7:443")
 	add := func(now time.Time, seq uint32) *Sent {
 		s := &Sent{TCPProbe: wire.TCPProbe{Src: netip.MustParseAddrPort("192.0.2.1:40000"), Dst: dst, Seq: seq, ID: table.NewID(rng)}}
-		table.Add(now, s)
+		table.Add(now, s, 2*time.Second)
 		return s
 	}
 	for i := range 5000 {
@@ -497,22 +554,59 @@ func TestSentIsForgotten(t *testing.T) {
 	}
 }
 
+// A probe is remembered as long as its answer is waited for, whatever others are.
+func TestSentLives(t *testing.T) {
+	table := NewTable()
+	rng := rand.New(rand.NewPCG(3, 4))
+	dst := netip.MustParseAddrPort("203.0.113.7:443")
+	for seq, timeout := range map[uint32]time.Duration{1: 10 * time.Second, 2: time.Second, 3: 4 * time.Second} {
+		table.Add(start, &Sent{TCPProbe: wire.TCPProbe{Src: netip.MustParseAddrPort("192.0.2.1:40000"), Dst: dst, Seq: seq, ID: table.NewID(rng)}}, timeout)
+	}
+	for _, want := range []struct{ ms, seqs int }{{2999, 3}, {3000, 2}, {4999, 2}, {5000, 1}, {10_999, 1}, {11_000, 0}} {
+		if table.Expire(at(want.ms)); table.Len() != want.seqs || len(table.ids) != want.seqs {
+			t.Errorf("after %d ms: %d remembered, want %d", want.ms, table.Len(), want.seqs)
+		}
+	}
+}
+
+// An identification is outstanding once at a time, also when most are.
+func TestIdentificationsAreUnique(t *testing.T) {
+	table := NewTable()
+	rng := rand.New(rand.NewPCG(3, 4))
+	dst := netip.MustParseAddrPort("203.0.113.7:443")
+	for seq := range uint32(40_000) {
+		id := table.NewID(rng)
+		if _, used := table.ids[id]; used {
+			t.Fatalf("identification %#x is outstanding twice, of %d", id, table.IDs())
+		}
+		table.Add(start, &Sent{TCPProbe: wire.TCPProbe{Src: netip.MustParseAddrPort("192.0.2.1:40000"), Dst: dst, Seq: seq, ID: id}}, time.Second)
+	}
+}
+
 func TestMatch(t *testing.T) {
 	v4 := Sent{TCPProbe: wire.TCPProbe{
 		Src: netip.MustParseAddrPort("192.0.2.1:40000"), Dst: netip.MustParseAddrPort("203.0.113.7:443"), Seq: 1000, Ack: 77, ID: 0x1234,
 	}, Len: 52}
+	timed := v4
+	timed.Seq, timed.ID, timed.Timestamp, timed.TSVal = 2000, 0x2345, true, 4711
 	v6 := v4
+	v6.FlowLabel = 0x12345
 	v6.Src, v6.Dst, v6.Len = netip.MustParseAddrPort("[2001:db8::1]:40000"), netip.MustParseAddrPort("[2001:db8::7]:443"), 72
-	table := NewTable(time.Second)
-	table.Add(start, &v4)
-	table.Add(start, &v6)
+	table := NewTable()
+	table.Add(start, &v4, time.Second)
+	table.Add(start, &v6, time.Second)
+	table.Add(start, &timed, time.Second)
+	timed6 := timed
+	timed6.Src, timed6.Dst, timed6.Len = v6.Src, v6.Dst, 72
+	table.Add(start, &timed6, time.Second)
 	quote := func(s *Sent) wire.Quote {
 		q := wire.Quote{
 			Version: 4, Proto: wire.ProtoTCP, Src: s.Src.Addr(), Dst: s.Dst.Addr(), HasPorts: true, SrcPort: 40000, DstPort: 443,
-			HasSeq: true, Seq: 1000, HasTCPHeader: true, TCPAck: 77, ID: 0x1234, Len: s.Len,
+			HasSeq: true, Seq: s.Seq, HasTCPHeader: true, TCPAck: 77, ID: s.ID, Len: s.Len,
+			HasTimestamp: s.Timestamp, TSVal: s.TSVal,
 		}
-		if s == &v6 {
-			q.Version, q.ID = 6, 0
+		if s.Src.Addr().Is6() {
+			q.Version, q.ID, q.FlowLabel = 6, 0, s.FlowLabel
 		}
 		return q
 	}
@@ -527,7 +621,14 @@ func TestMatch(t *testing.T) {
 		{"28 bytes", &v4, func(q *wire.Quote) { q.HasTCPHeader = false }, Exact},
 		{"48 bytes, IPv6", &v6, func(q *wire.Quote) { q.HasTCPHeader = false }, Doubtful},
 		{"swapped ID", &v4, func(q *wire.Quote) { q.ID, q.HasTCPHeader = 0x3412, false }, Exact},
-		{"another ID", &v4, func(q *wire.Quote) { q.ID = 9 }, Exact},
+		{"another ID", &v4, func(q *wire.Quote) { q.ID = 9 }, Doubtful},
+		{"another ID, the timestamp", &timed, func(q *wire.Quote) { q.ID = 9 }, Exact},
+		{"another timestamp", &timed, func(q *wire.Quote) { q.TSVal++ }, Doubtful},
+		{"another echo: a SYN proxy", &timed, func(q *wire.Quote) { q.TSEcr++ }, Exact},
+		{"the timestamp, IPv6", &timed6, func(*wire.Quote) {}, Exact},
+		{"another timestamp, IPv6", &timed6, func(q *wire.Quote) { q.TSVal++ }, Doubtful},
+		{"without the timestamp, IPv6", &timed6, func(q *wire.Quote) { q.HasTimestamp = false }, Doubtful},
+		{"another flow label, IPv6", &v6, func(q *wire.Quote) { q.FlowLabel++ }, Doubtful},
 		{"another ID, 28 bytes", &v4, func(q *wire.Quote) { q.ID, q.HasTCPHeader = 9, false }, Doubtful},
 		{"another acknowledgement", &v4, func(q *wire.Quote) { q.TCPAck++ }, Doubtful},
 		{"swapped length", &v4, func(q *wire.Quote) { q.Len = 52 << 8 }, Exact},
@@ -550,5 +651,42 @@ func TestMatch(t *testing.T) {
 	q.Src, q.SrcPort, q.TOS = netip.MustParseAddr("198.51.100.9"), 61000, 0x29
 	if d := v4.Differences(&q); d != (Differences{NATSrc: true, NATPort: true, DSCP: true, ECN: true}) {
 		t.Errorf("%+v", d)
+	}
+}
+
+// A rate that proves too high is left as soon as answers are overdue, and for what
+// routers permit most often.
+func TestAMissIsBelievedSoon(t *testing.T) {
+	b := newBucket(start, 200)
+	// What Linux permits over IPv4: six saved up, then one a second.
+	tokens, last, missed := 6.0, start, 0
+	answers := func(now time.Time) bool {
+		tokens = min(6, tokens+now.Sub(last).Seconds())
+		last = now
+		if tokens < 1 {
+			missed++
+			return false
+		}
+		tokens--
+		return true
+	}
+	sent := 0
+	for ms := 0; ms < 50_000; ms += 5 {
+		for len(b.waiting) < 8 {
+			b.Wait(&Waiter{Grant: func(now time.Time) bool {
+				sent++
+				s := &Sent{At: now, Answered: answers(now)}
+				b.Sent(s)
+				if s.Answered {
+					b.Answered(now, now)
+				}
+				return true
+			}})
+		}
+		b.Release(at(ms), func() bool { return true })
+		b.Next(at(ms))
+	}
+	if missed*20 > sent || sent < 45 {
+		t.Errorf("%d of %d probes missed", missed, sent)
 	}
 }

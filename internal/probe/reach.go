@@ -1,17 +1,22 @@
 package probe
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 const (
 	// ReachingInterval is the least time between two probes of one flow that may
 	// reach its destination: a Linux socket answers one old segment in 500 ms.
 	ReachingInterval = 600 * time.Millisecond
 
-	triesEach     = 4  // weight of the misses that show that a TTL does not reach
-	quietMiss     = 2  // an answer would have been recognised
-	busyMiss      = 1  // an answer may have merged with the flow's own acknowledgements
-	scanAhead     = 3  // TTLs beyond the expected distance that are tried
-	attemptsTotal = 16 // in all, before the destination is called unknown
+	triesEach     = 4     // weight of the misses after which a TTL is not scanned again
+	quietMiss     = 2     // an answer would have been recognised
+	busyMiss      = 1     // an answer may have merged with the flow's own acknowledgements
+	doubtLeft     = 0.003 // the chance that a TTL reaches though it stayed silent
+	quietDoubt    = 0.05  // the same after one quiet miss: the answer was lost
+	scanAhead     = 3     // TTLs beyond the expected distance that are tried
+	attemptsTotal = 16    // in all, before the destination is called unknown
 	voidedTotal   = 14
 )
 
@@ -24,8 +29,10 @@ type Reach struct {
 	hi      int // the lowest TTL that reached, 0: none yet
 	from    int // where the search starts
 	max     int
-	tries   [256]uint8 // attempts without an answer
+	tries   [256]uint8 // weight of the attempts without an answer
 	hits    [256]uint8
+	busy    [256]share // of the attempts while the flow was busy
+	made    [256]uint8 // attempts that ended, voided ones apart
 	total   int
 	voids   int
 	last    time.Time
@@ -34,6 +41,9 @@ type Reach struct {
 	lastHit time.Time
 	bestRTT time.Duration
 }
+
+// share counts attempts that were answered and that were not.
+type share struct{ hits, misses uint8 }
 
 // Attempt is the one outstanding reaching probe; TTL 0 is none.
 type Attempt struct {
@@ -65,11 +75,16 @@ func (r *Reach) Overshot(ttl int) {
 	}
 }
 
-// Hit tells that the destination answered the open attempt.
-func (r *Reach) Hit(at time.Time) {
+// Hit tells that the destination answered the open attempt; busy tells that the flow
+// itself sent or received data around it.
+func (r *Reach) Hit(at time.Time, busy bool) {
 	ttl := r.open.TTL
 	if ttl == 0 {
 		return
+	}
+	r.made[ttl]++
+	if busy {
+		r.busy[ttl].hits++
 	}
 	rtt := at.Sub(r.open.Sent)
 	if r.hits[ttl] == 0 || r.hi != ttl || rtt < r.bestRTT {
@@ -116,8 +131,10 @@ func (r *Reach) Miss(busy bool) {
 		weight := uint8(quietMiss)
 		if busy {
 			weight = busyMiss
+			r.busy[r.open.TTL].misses++
 		}
 		r.tries[r.open.TTL] += weight
+		r.made[r.open.TTL]++
 	}
 	r.open = Attempt{}
 }
@@ -142,15 +159,42 @@ func (r *Reach) Done(quiet bool) (ttl int, ok bool) {
 // time of the hits at the final TTL.
 func (r *Reach) Proof() (at time.Time, rtt time.Duration) { return r.lastHit, r.bestRTT }
 
-// below is the highest TTL that is known not to reach.
+// below is the highest TTL that does not reach, as far as is known.
 func (r *Reach) below() int {
 	low := r.lo
 	for ttl := r.lo + 1; ttl <= r.max && ttl < 256 && (r.hi == 0 || ttl < r.hi); ttl++ {
-		if r.tries[ttl] >= triesEach {
+		if r.tries[ttl] > 0 && r.doubt(ttl) <= doubtLeft+1e-9 {
 			low = ttl
 		}
 	}
 	return low
+}
+
+// doubt is the chance that probes of that TTL do reach although none was answered. On a
+// busy flow the destination's answers merge with its other acknowledgements, how often
+// is seen at the TTLs that do reach: without one of these, silence proves nothing.
+func (r *Reach) doubt(ttl int) float64 {
+	quiet := float64(r.tries[ttl]-busyMiss*r.busy[ttl].misses) / quietMiss
+	seen := r.controls()
+	answered := float64(seen.hits) / float64(seen.hits+seen.misses+2) // rather too few
+	return math.Pow(quietDoubt, quiet) * math.Pow(1-answered, float64(r.busy[ttl].misses))
+}
+
+// asked counts all attempts at TTLs that are known to reach.
+func (r *Reach) asked() (n uint8) {
+	for ttl := max(r.hi, 1); ttl <= r.max && ttl < 256; ttl++ {
+		n += r.made[ttl]
+	}
+	return n
+}
+
+// controls are the busy attempts at TTLs that are known to reach.
+func (r *Reach) controls() (all share) {
+	for ttl := max(r.hi, 1); r.hi != 0 && ttl <= r.max && ttl < 256; ttl++ {
+		all.hits += r.busy[ttl].hits
+		all.misses += r.busy[ttl].misses
+	}
+	return all
 }
 
 // Next returns the TTL to try next; ok is false when the search is over or an
@@ -182,10 +226,14 @@ func (r *Reach) choose() int {
 	if low >= r.hi-1 {
 		return r.hi // prove it once more
 	}
+	ttl := low + (r.hi-low)/2
 	if r.lo+1 < r.hi && r.tries[r.lo+1] == 0 {
-		return r.lo + 1 // most often the very next one
+		ttl = r.lo + 1 // most often the very next one
 	}
-	return low + (r.hi-low)/2
+	if r.busy[ttl].misses > r.asked() {
+		return r.hi // silence there is worth what answers here are
+	}
+	return ttl
 }
 
 // scan is the TTL tried least among those from the expected distance on.

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"container/heap"
 	"math/rand/v2"
 	"net/netip"
 	"time"
@@ -8,9 +9,12 @@ import (
 	"servicetraceroute/internal/wire"
 )
 
-// Lifetime is how long a sent probe is remembered, and its identifiers are not
-// used again.
+// Lifetime is how long a sent probe is remembered at least, and its identifiers are
+// not used again.
 const Lifetime = 3 * time.Second
+
+// lifetime is that of a probe whose answer is waited for so long.
+func lifetime(timeout time.Duration) time.Duration { return max(Lifetime, timeout+time.Second) }
 
 // Sent is one probe that left.
 type Sent struct {
@@ -22,12 +26,16 @@ type Sent struct {
 	Attempt  int
 	Reaching bool
 	Answered bool
-	Leg      int  // of the trace: raised by each restart
-	Timeout  bool // it was given up, an answer is late
+	Leg      int    // of the trace: raised by each restart
+	Serial   uint64 // in the evidence; 0: none is kept
+	Timeout  bool   // it was given up, an answer is late
 	Bucket   *Bucket
 	Place    Place
-	Owner    any // the engine's trace
-	expires  time.Time
+	// Owner is the engine's trace, nil once the probe is forgotten: buckets look at
+	// their newest probes for longer, and must not keep whole traces for that.
+	Owner   any
+	expires time.Time
+	within  bool // what every Linux router permits: if it is missing, it was lost
 }
 
 // sentKey is what a quote always holds of a TCP probe. The destination's port
@@ -37,20 +45,32 @@ type sentKey struct {
 	seq uint32
 }
 
-// Table holds the probes of the last Lifetime. A reply is ours only if it is
+// Table holds the probes that left not long ago. A reply is ours only if it is
 // about one of these, whatever it looks like.
 type Table struct {
 	bySeq map[sentKey]*Sent
 	ids   map[uint16]*Sent // IPv4
-	queue []*Sent          // by expiry
-	head  int
-	life  time.Duration
+	queue expiries
 }
 
-// NewTable returns an empty table whose entries live for Lifetime, or longer if
-// a probe's timeout asks for it.
-func NewTable(timeout time.Duration) *Table {
-	return &Table{bySeq: map[sentKey]*Sent{}, ids: map[uint16]*Sent{}, life: max(Lifetime, timeout+time.Second)}
+// expiries is a heap of probes by the time at which they are forgotten.
+type expiries []*Sent
+
+func (q expiries) Len() int           { return len(q) }
+func (q expiries) Less(i, j int) bool { return q[i].expires.Before(q[j].expires) }
+func (q expiries) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
+func (q *expiries) Push(x any)        { *q = append(*q, x.(*Sent)) }
+func (q *expiries) Pop() any {
+	old := *q
+	last := old[len(old)-1]
+	old[len(old)-1] = nil
+	*q = old[:len(old)-1]
+	return last
+}
+
+// NewTable returns an empty table.
+func NewTable() *Table {
+	return &Table{bySeq: map[sentKey]*Sent{}, ids: map[uint16]*Sent{}}
 }
 
 // Taken reports whether a sequence number towards dst is in use.
@@ -61,6 +81,9 @@ func (t *Table) Taken(dst netip.AddrPort, seq uint32) bool {
 
 // Len is the number of remembered probes.
 func (t *Table) Len() int { return len(t.bySeq) }
+
+// IDs is the number of IPv4 identifications that are outstanding.
+func (t *Table) IDs() int { return len(t.ids) }
 
 // NewID returns an IPv4 identification that is not zero and not outstanding.
 func (t *Table) NewID(rng *rand.Rand) uint16 {
@@ -73,32 +96,27 @@ func (t *Table) NewID(rng *rand.Rand) uint16 {
 	return uint16(1 + rng.IntN(0xffff))
 }
 
-// Add remembers s.
-func (t *Table) Add(now time.Time, s *Sent) {
-	s.expires = now.Add(t.life)
+// Add remembers s, for Lifetime or a second longer than its answer is waited for.
+func (t *Table) Add(now time.Time, s *Sent, timeout time.Duration) {
+	s.expires = now.Add(lifetime(timeout))
 	t.bySeq[sentKey{s.Dst, s.Seq}] = s
 	if s.Src.Addr().Is4() {
 		t.ids[s.ID] = s
 	}
-	t.queue = append(t.queue, s)
+	heap.Push(&t.queue, s)
 }
 
 // Expire forgets what is too old.
 func (t *Table) Expire(now time.Time) {
-	for t.head < len(t.queue) && !t.queue[t.head].expires.After(now) {
-		s := t.queue[t.head]
-		t.queue[t.head] = nil
-		t.head++
+	for len(t.queue) > 0 && !t.queue[0].expires.After(now) {
+		s := heap.Pop(&t.queue).(*Sent)
+		s.Owner = nil
 		if k := (sentKey{s.Dst, s.Seq}); t.bySeq[k] == s {
 			delete(t.bySeq, k)
 		}
 		if t.ids[s.ID] == s {
 			delete(t.ids, s.ID)
 		}
-	}
-	if t.head > 1024 && t.head*2 > len(t.queue) {
-		t.queue = append(t.queue[:0], t.queue[t.head:]...)
-		t.head = 0
 	}
 }
 
@@ -142,9 +160,7 @@ const (
 
 // Match finds the probe that a quote is about. The quoted sequence number is the
 // key, exactly as sent. It alone is a weak proof, since an outsider may guess
-// numbers near a flow's: so the IPv4 identification (which some routers swap),
-// or the quoted acknowledgement number where the quote reaches that far, has to
-// confirm it.
+// numbers near a flow's: see confirm for what has to come with it.
 func (t *Table) Match(q *wire.Quote) (*Sent, Verdict) {
 	if !q.HasSeq || q.Proto != protoTCP {
 		return nil, NoMatch
@@ -158,23 +174,34 @@ func (t *Table) Match(q *wire.Quote) (*Sent, Verdict) {
 
 const protoTCP = 6
 
+// confirm holds the rest of a quote against the probe. In IPv4 the identification
+// (which some routers swap) or the timestamp has to agree; in IPv6 the timestamp,
+// and for probes without one the flow label. Whatever else is quoted must agree
+// too. The acknowledgement number alone proves nothing: every packet of the flow
+// has it.
 func (s *Sent) confirm(q *wire.Quote) Verdict {
-	if !s.lengthFits(q) {
+	switch {
+	case !s.lengthFits(q):
 		return NoMatch
-	}
-	if q.HasTCPHeader && q.TCPAck != s.Ack {
+	case q.HasTCPHeader && q.TCPAck != s.Ack:
 		return Doubtful
-	}
-	if q.Version == 6 {
-		if q.HasTCPHeader {
-			return Exact
-		}
+	case q.HasTimestamp && !s.timestampFits(q):
 		return Doubtful
-	}
-	if q.ID == s.ID || q.ID == swap16(s.ID) || q.HasTCPHeader {
+	case q.Version == 4 && s.idFits(q), s.timestampFits(q):
+		return Exact
+	case q.Version == 6 && q.HasTCPHeader && !s.Timestamp && q.FlowLabel == s.FlowLabel:
 		return Exact
 	}
 	return Doubtful
+}
+
+// idFits compares the IPv4 identification.
+func (s *Sent) idFits(q *wire.Quote) bool { return q.ID == s.ID || q.ID == swap16(s.ID) }
+
+// timestampFits compares the timestamp's value. Its echo is left out: a SYN proxy
+// rewrites it.
+func (s *Sent) timestampFits(q *wire.Quote) bool {
+	return s.Timestamp && q.HasTimestamp && q.TSVal == s.TSVal
 }
 
 // lengthFits compares the quoted length, which tells an application's segment

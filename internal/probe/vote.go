@@ -9,8 +9,11 @@ import (
 
 const (
 	votesNeeded   = 3
+	votesUnsure   = 6 // where nothing but the offset speaks for a shift
 	doubtsPerSec  = 10
 	maxCandidates = 256
+	// memory is how long a vote counts. The longer, the more guesses could add up.
+	memory = 2 * time.Second
 )
 
 // Shift is what a box on the path adds to a probe's numbers when it hides one
@@ -19,6 +22,17 @@ type Shift struct {
 	Seq, Ack uint32
 	ackKnown bool
 	newID    bool // the IPv4 identification was replaced as well
+	// sure: beside the offset, something that differs from probe to probe or that
+	// an outsider cannot know tells that the quote is about that very probe.
+	sure bool
+}
+
+// votes is how many probes have to agree.
+func (s Shift) votes() int {
+	if s.sure {
+		return votesNeeded
+	}
+	return votesUnsure
 }
 
 // Reply is an ICMP error about a probe.
@@ -30,16 +44,18 @@ type Reply struct {
 	MTU     uint32
 	Quote   wire.Quote // without Transport
 	MPLS    []wire.MPLSLabel
-	HasInfo bool // RFC 5837 interface information
+	HasInfo bool   // RFC 5837 interface information
+	Serial  uint64 // in the evidence; 0: none is kept
 }
 
 // Jury decides over quotes of one trace's flow that no probe explains exactly.
 // It believes in a constant shift when three probes, whose offsets are random,
-// agree on it, and in nothing while such quotes come faster than ten a second:
-// then somebody is guessing. The zero value is ready.
+// agree on it, and in nothing while such quotes come faster than ten a second, nor
+// in the second after: then somebody is guessing. The zero value is ready.
 type Jury struct {
 	second   int64
 	count    int
+	deaf     bool // too many came in the second before
 	pending  []candidate
 	accepted *Shift
 }
@@ -54,17 +70,19 @@ type candidate struct {
 // those of the replies heard that are now believed, paired with their probes.
 func (j *Jury) Hear(r Reply, outstanding []*Sent) (believed []Pair) {
 	if s := r.At.Unix(); s != j.second {
+		j.deaf = s == j.second+1 && j.count > doubtsPerSec
 		j.second, j.count = s, 0
 	}
-	if j.count++; j.count > doubtsPerSec {
+	if j.count++; j.count > doubtsPerSec || j.deaf {
 		j.pending, j.accepted = nil, nil
 		return nil
 	}
+	j.forget(r.At)
 	for _, p := range outstanding {
 		if p.Answered || !p.lengthFits(&r.Quote) {
 			continue
 		}
-		shift := j.shiftOf(p, &r.Quote)
+		shift := shiftOf(p, &r.Quote)
 		if j.accepted != nil {
 			if shift == *j.accepted {
 				return []Pair{{p, r}}
@@ -78,17 +96,34 @@ func (j *Jury) Hear(r Reply, outstanding []*Sent) (believed []Pair) {
 	return j.verdict()
 }
 
+// Guessing reports whether quotes come so fast that somebody is guessing: what was
+// just heard will never be believed.
+func (j *Jury) Guessing() bool { return j.count > doubtsPerSec }
+
+// forget drops votes that are old or whose probe was answered meanwhile.
+func (j *Jury) forget(now time.Time) {
+	kept := j.pending[:0]
+	for _, c := range j.pending {
+		if !c.probe.Answered && now.Sub(c.reply.At) < memory {
+			kept = append(kept, c)
+		}
+	}
+	clear(j.pending[len(kept):])
+	j.pending = kept
+}
+
 // Pair is a reply and the probe it answers.
 type Pair struct {
 	Sent  *Sent
 	Reply Reply
 }
 
-func (j *Jury) shiftOf(p *Sent, q *wire.Quote) Shift {
-	s := Shift{Seq: q.Seq - p.Seq, newID: q.Version == 4 && q.ID != p.ID && q.ID != swap16(p.ID)}
+func shiftOf(p *Sent, q *wire.Quote) Shift {
+	s := Shift{Seq: q.Seq - p.Seq, newID: q.Version == 4 && !p.idFits(q)}
 	if q.HasTCPHeader {
 		s.Ack, s.ackKnown = q.TCPAck-p.Ack, true
 	}
+	s.sure = s.Seq == 0 || q.Version == 4 && !s.newID || p.timestampFits(q)
 	return s
 }
 
@@ -101,7 +136,7 @@ func (j *Jury) verdict() (believed []Pair) {
 				probes[other.probe] = true
 			}
 		}
-		if len(probes) < votesNeeded {
+		if len(probes) < c.shift.votes() {
 			continue
 		}
 		shift := c.shift

@@ -93,7 +93,7 @@ type PortRoute struct {
 }
 
 // Link joins two nodes. The zero values mean: cost 1, no delay, no limit of
-// rate, no loss, MTU 1500.
+// rate, no loss, MTU 1500, and that nothing is rewritten.
 type Link struct {
 	Name string // empty: "A-B"
 	A, B string
@@ -110,12 +110,30 @@ type Link struct {
 	// address, B the second.
 	Prefix4, Prefix6 netip.Prefix
 	Down             bool
+
+	// The rest makes a middlebox of the link. Only internal/lab knows these;
+	// internal/simnet, whose nodes have options like them, refuses them.
+
+	// SeqShift hides A's sequence numbers, as firewalls do that randomise them: it
+	// is added to the sequence numbers of TCP segments from A to B, and taken off
+	// the acknowledgement numbers and SACK blocks of those from B to A, and off the
+	// sequence number that ICMP errors from B to A quote. 0: none.
+	SeqShift uint32
+	// QuotesUntranslated leaves the shifted number in those quotes.
+	QuotesUntranslated bool
+	// ShortQuotes cuts ICMPv4 errors from B to A to what old routers quote (RFC
+	// 792): the IP header and 8 bytes. What stood behind, RFC 4884 extensions
+	// included, is gone. ICMPv6 stays as it is.
+	ShortQuotes bool
 }
 
 // Impaired reports whether the link is anything but a plain wire.
 func (l Link) Impaired() bool {
-	return l.Delay > 0 || l.Jitter > 0 || l.Rate > 0 || l.Loss > 0
+	return l.Delay > 0 || l.Jitter > 0 || l.Rate > 0 || l.Loss > 0 || l.Rewrites()
 }
+
+// Rewrites reports whether the link changes packets.
+func (l Link) Rewrites() bool { return l.SeqShift != 0 || l.QuotesUntranslated || l.ShortQuotes }
 
 func (l Link) name() string {
 	if l.Name != "" {

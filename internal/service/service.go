@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"servicetraceroute/internal/owner"
 	"servicetraceroute/trace"
 )
 
@@ -40,8 +41,16 @@ func ParsePorts(text string) (PortRange, error) {
 // Contains reports whether the port lies in the range.
 func (r PortRange) Contains(port uint16) bool { return r.First <= port && port <= r.Last }
 
+// Run is a command whose flows are wanted, with all that it starts.
+type Run struct {
+	Service trace.Service
+	Cgroup  string // the control group that it was started in; empty: none
+	Tree    int    // else the process whose descendant it is
+}
+
 // Selector decides which flows are wanted. What: any Rule, or Flow. All the
-// other fields narrow; an empty one does not.
+// other fields narrow; an empty one does not. Without any Rule and Flow those
+// about the flow's owner select by themselves.
 type Selector struct {
 	Rules      []Rule
 	Flow       *trace.Tuple // one flow; source port 0 and an invalid source match any
@@ -51,17 +60,49 @@ type Selector struct {
 	Directions []trace.Direction
 	IPv4Only   bool
 	IPv6Only   bool
+
+	// Of the flow's owner.
+	Processes []string
+	PIDs      []int
+	Cgroups   []string // with all groups below
+	Run       *Run
 }
 
-// Match returns why a flow is selected. The server's port is the one that Ports
-// are about: the peer's, or this host's own for an accepted flow.
-func (s *Selector) Match(t trace.Tuple) (trace.Service, bool) {
+// Verdict is what a Selector says of a flow. The zero value is invalid.
+type Verdict uint8
+
+// The verdicts.
+const (
+	No   Verdict = iota + 1
+	Wait         // the flow's owner decides, who is not known yet
+	Yes
+)
+
+// Match tells whether a flow is selected, and why. The server's port is the one
+// that Ports are about: the peer's, or this host's own for an accepted flow. The
+// owner is nil, or not final, while it is not known.
+func (s *Selector) Match(t trace.Tuple, o *owner.Owner) (trace.Service, Verdict) {
 	if !s.narrowed(t) {
-		return trace.Service{}, false
+		return trace.Service{}, No
 	}
-	if s.Flow != nil {
-		return s.matchFlow(t)
+	by, v := s.owned(o)
+	if v == No {
+		return trace.Service{}, No
 	}
+	why, ok := by, s.ByOwner()
+	switch {
+	case s.Flow != nil:
+		why, ok = s.matchFlow(t)
+	case len(s.Rules) > 0:
+		why, ok = s.matchRules(t)
+	}
+	if !ok {
+		return trace.Service{}, No
+	}
+	return why, v
+}
+
+func (s *Selector) matchRules(t trace.Tuple) (trace.Service, bool) {
 	var best *Rule
 	for i := range s.Rules {
 		r := &s.Rules[i]
@@ -101,7 +142,8 @@ func (s *Selector) narrowed(t trace.Tuple) bool {
 	return true
 }
 
-// Prefixes returns the sorted prefixes of all rules, for a capture filter.
+// Prefixes returns the sorted prefixes of all rules, for a capture filter; none
+// when flows to anywhere may be wanted.
 func (s *Selector) Prefixes() []netip.Prefix {
 	var all []netip.Prefix
 	if s.Flow != nil {

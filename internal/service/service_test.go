@@ -50,9 +50,9 @@ func TestMatch(t *testing.T) {
 		{"IPv4 only", Selector{Rules: rules, IPv4Only: true}, out, "narrow"},
 		{"IPv6 only", Selector{Rules: rules, IPv6Only: true}, out, ""},
 	} {
-		got, ok := test.s.Match(test.t)
-		if ok != (test.want != "") || got.Name != test.want {
-			t.Errorf("%s: %+v, %v", test.name, got, ok)
+		got, v := test.s.Match(test.t, nil)
+		if ok := v == Yes; ok != (test.want != "") || got.Name != test.want {
+			t.Errorf("%s: %+v, %v", test.name, got, v)
 		}
 	}
 }
@@ -72,8 +72,8 @@ func TestOneFlow(t *testing.T) {
 	} {
 		f := tuple(test.src, test.dst)
 		s := Selector{Flow: &f}
-		if _, got := s.Match(out); got != test.want {
-			t.Errorf("%s -> %s: %v", test.src, test.dst, got)
+		if _, v := s.Match(out, nil); (v == Yes) != test.want {
+			t.Errorf("%s -> %s: %v", test.src, test.dst, v)
 		}
 	}
 }

@@ -23,7 +23,7 @@ type conntrack struct {
 // entry is a tracked flow.
 type entry struct {
 	orig    Tuple // as the first packet came in
-	reply   Tuple // as an answer comes in; differs behind NAT
+	reply   Tuple // as an answer comes in; differs with NAT
 	tcp     tcpTrack
 	shift   uint32 // added to the sequence numbers of orig
 	timeout time.Duration

@@ -55,6 +55,10 @@ func (n *Net) Start(w scenario.Workload) (*Flow, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	client, server := n.nodes[w.Client], n.nodes[w.Server]
+	dialled := server
+	if server != nil && server.opts.Forward != "" {
+		server = n.nodes[server.opts.Forward]
+	}
 	switch {
 	case n.closed:
 		return nil, errors.New("simnet: start: the network is closed")
@@ -69,19 +73,19 @@ func (n *Net) Start(w scenario.Workload) (*Flow, error) {
 	case w.Traffic <= scenario.SlowReader && w.Bytes <= 0 && w.Duration <= 0:
 		return nil, errors.New("simnet: start: a transfer needs Bytes or Duration")
 	}
-	remote := netip.AddrPortFrom(server.layout.Addr(w.IPv6), w.Port)
+	remote := netip.AddrPortFrom(dialled.layout.Addr(w.IPv6), w.Port)
 	local, ok := client.stack.sourceOf(remote)
 	if !ok {
 		return nil, fmt.Errorf("simnet: start: %s has no route to %s", w.Client, remote.Addr())
 	}
 	f := &Flow{
 		Tuple:    Tuple{wire.ProtoTCP, netip.AddrPortFrom(local, client.stack.freePort(local, remote)), remote},
-		Workload: w, net: n, id: uint64(len(n.flows) + 1), done: make(chan struct{}),
+		Workload: w, net: n, id: n.forgotten + uint64(len(n.flows)) + 1, done: make(chan struct{}),
 	}
 	n.flows = append(n.flows, f)
-	c := client.stack.newConn(f.Tuple, client.stack.rng.Uint32())
+	c := client.stack.newConn(f.Tuple, client.stack.iss())
 	c.wants = offered{sack: !w.NoSACK, ts: !w.NoTimestamps, scale: !w.NoWindowScale}
-	f.client = &endpoint{net: n, flow: f, conn: c, side: fromClient, check: newChecker(f.id, fromServer), think: client.opts.Think}
+	f.client = &endpoint{net: n, flow: f, conn: c, side: fromClient, check: newChecker(f.id, fromServer), think: client.opts.Think, half: client.opts.HalfClose}
 	c.app = f.client
 	if w.Traffic == scenario.SlowReader {
 		c.slow, c.rcvBuf = true, slowBuffer

@@ -33,7 +33,11 @@ func (nd *node) tooBig(p *packet, in *iface, mtu int) {
 // which it came, unless the node is silent.
 func (nd *node) fail(p *packet, in *iface, typ4, code4, typ6, code6 uint8, mtu int) {
 	defer nd.net.release(p)
-	if nd.layout.Node.Silent || p.icmpError() || !nd.errors.allow(p.ip.Src, nd.net.now) {
+	if nd.layout.Node.Silent || p.icmpError() {
+		return
+	}
+	if !nd.errors.allow(p.ip.Src, nd.net.now) {
+		nd.net.withheld++
 		return
 	}
 	e := wire.ICMPError{
@@ -46,16 +50,20 @@ func (nd *node) fail(p *packet, in *iface, typ4, code4, typ6, code6 uint8, mtu i
 			e.Extensions = nil // RFC 4884 section 4.6 does not extend Packet Too Big
 		}
 	}
-	nd.net.truth.answered(p, nd, e.Src, e.Type, e.Code)
-	nd.message(e.AppendTo)
+	m := nd.message(e.AppendTo)
+	if nd.track != nil { // the flow that it is about may be translated here
+		nd.track.classify(m).goOut(m)
+	}
+	nd.net.truth.answered(p, nd, m.ip.Src, e.Type, e.Code)
+	nd.send(m)
 }
 
-// message sends an ICMP message.
-func (nd *node) message(appendTo func([]byte) []byte) {
+// message makes an ICMP message.
+func (nd *node) message(appendTo func([]byte) []byte) *packet {
 	m := nd.net.packet()
 	m.data = appendTo(m.data[:0])
 	m.decode()
-	nd.send(m)
+	return m
 }
 
 // local takes a packet addressed to this node.
@@ -67,7 +75,7 @@ func (nd *node) local(p *packet, in *iface) {
 			Src: p.ip.Dst, Dst: p.ip.Src, TTL: nd.opts.TTL, TOS: p.ip.TOS, IPID: nd.id, Reply: true,
 			ID: p.icmp.ID, Seq: p.icmp.Seq, Payload: p.ip.Transport[8:],
 		}
-		nd.message(e.AppendTo)
+		nd.send(nd.message(e.AppendTo))
 	case p.icmpError():
 		if nd.stack != nil {
 			nd.stack.icmp(p)

@@ -143,6 +143,55 @@ func TestNAT(t *testing.T) {
 	}
 }
 
+// A box that hands flows to an address of its own on to a host lets the errors of all
+// behind it, and its own, bear that address, and quote what the client sent.
+func TestForward(t *testing.T) {
+	for _, forgets := range []bool{false, true} {
+		families(t, func(t *testing.T, ipv6 bool) {
+			public := map[bool]netip.Addr{false: netip.MustParseAddr("203.0.113.80"), true: netip.MustParseAddr("2001:db8:ff::80")}
+			s := start(t, line(func(n *scenario.Node) { n.Addrs = []netip.Addr{public[false], public[true]} }), simnet.Options{
+				Nodes: map[string]simnet.NodeOptions{"fw": {Forward: "s", QuotesUntranslated: forgets}},
+			})
+			w := requests
+			w.Client, w.Server, w.Port, w.IPv6 = "c", "fw", 443, ipv6
+			f := flow(t, s, w)
+			if f.Tuple.Dst.Addr() != public[ipv6] {
+				t.Fatalf("the flow goes to %v", f.Tuple.Dst)
+			}
+			p := probe(t, s, "c", f.Tuple)
+			p.listen(time.Second)
+			var sent []simnet.Probe
+			for ttl := range uint8(3) {
+				sent = append(sent, p.send(1+ttl, p.old(uint32(ttl))))
+				p.listen(100 * time.Millisecond)
+			}
+			<-f.Done()
+			if r := f.Result(); !r.Intact || r.Server.Local.Addr() != s.Addr("s", ipv6) {
+				t.Fatalf("%+v", r)
+			}
+			if len(p.errors) != 3 {
+				t.Fatalf("%d errors", len(p.errors))
+			}
+			for i, node := range []string{"r1", "fw", "r3"} {
+				e, v := p.errors[i], s.Truth().Judge(sent[i])
+				if len(v.Answers) != 1 || v.Answers[0].Node != node || (e.from == public[ipv6]) != (i > 0) {
+					t.Errorf("TTL %d: from %v, truth %+v", i+1, e.from, v)
+				}
+				want := f.Tuple.Dst
+				if forgets && i > 0 {
+					want = netip.AddrPortFrom(s.Addr("s", ipv6), 443)
+				}
+				if got := netip.AddrPortFrom(e.quote.Dst, e.quote.DstPort); got != want || e.quote.Seq != sent[i].Seq {
+					t.Errorf("TTL %d: the quote is of %v, want %v", i+1, got, want)
+				}
+			}
+			if ways := s.Truth().Path(f.Tuple); len(ways) != 1 || len(ways[0].Nodes) != 3 {
+				t.Errorf("the way is %v", ways)
+			}
+		})
+	}
+}
+
 // A box that shifts sequence numbers shifts SACK blocks and quotes as well, unless
 // it forgets the latter.
 func TestSeqShift(t *testing.T) {

@@ -27,26 +27,71 @@ func (c *conntrack) allows(p *packet, in *iface, seen tracked) bool {
 	return true
 }
 
-// nat reports whether the flow was given another source.
-func (e *entry) nat() bool { return e.orig.Src != e.reply.Dst }
+// snat and dnat report whether the flow was given another source, or destination.
+func (e *entry) snat() bool { return e.orig.Src != e.reply.Dst }
+func (e *entry) dnat() bool { return e.orig.Dst != e.reply.Src }
 
-// translated reports whether the packet goes on to another node although its
-// destination is this one.
-func (s tracked) translated() bool {
-	return s.entry != nil && s.entry.nat() && s.dir == replying
-}
-
-// toInside gives an answer back its true destination.
-func (s tracked) toInside(p *packet) {
-	if !s.translated() {
+// redirect has a new flow to the node's own address go to the host that it serves.
+func (c *conntrack) redirect(p *packet, seen tracked) {
+	to := c.node.opts.Forward
+	if to == "" || seen.state != fresh || !p.isTCP || !slices.Contains(c.node.layout.Node.Addrs, p.ip.Dst) {
 		return
 	}
-	inside := s.entry.orig.Src
+	addr := c.node.net.nodes[to].layout.Addr(p.ip.Version == 6)
+	seen.entry.reply.Src = netip.AddrPortFrom(addr, p.tuple.Dst.Port())
+}
+
+// destination is where a packet goes on to, and source what it leaves as, when
+// that is not what it says.
+func (s tracked) destination() (to netip.AddrPort, other bool) {
+	switch {
+	case s.entry == nil:
+		return to, false
+	case s.dir == original:
+		return s.entry.reply.Src, s.entry.dnat()
+	}
+	return s.entry.orig.Src, s.entry.snat()
+}
+
+func (s tracked) source() (from netip.AddrPort, other bool) {
+	switch {
+	case s.entry == nil:
+		return from, false
+	case s.dir == original:
+		return s.entry.reply.Dst, s.entry.snat()
+	}
+	return s.entry.orig.Dst, s.entry.dnat()
+}
+
+// comeIn gives a packet its true destination. Of an error it is the source of what
+// that quotes.
+func (s tracked) comeIn(p *packet) {
+	to, other := s.destination()
+	if !other {
+		return
+	}
 	e := edit(p.data)
-	e.dst(inside, s.state != related && p.ports())
+	e.dst(to, s.state != related && p.ports())
 	if s.state == related && s.quote {
 		q := quote(p.data)
-		q.src(inside, s.entry.ports())
+		q.src(to, s.entry.ports())
+	}
+	p.decode()
+	p.intact = false
+}
+
+// goOut gives a packet the source that the other side knows. An error, whoever made
+// it, is the work of that source too (nf_nat_icmp_reply_translation).
+func (s tracked) goOut(p *packet) {
+	from, other := s.source()
+	if !other {
+		return
+	}
+	e := edit(p.data)
+	e.src(from, s.state != related && p.ports())
+	if s.state == related && s.quote {
+		q := quote(p.data)
+		q.dst(from, s.entry.ports())
 	}
 	p.decode()
 	p.intact = false
@@ -67,15 +112,16 @@ func (c *conntrack) leave(p *packet, in, out *iface, seen tracked) {
 		if n := c.node.layout.Node.NAT; n != nil && out.Link == n.Outside && in != out && (p.ip.Version == 4 || n.IPv6) {
 			c.masquerade(e, out)
 		}
-		c.table[e.orig], c.table[e.reply] = e, e
+		c.keep(e)
 	}
-	if e.nat() && seen.dir == original {
-		c.toOutside(p, seen)
-	}
+	seen.goOut(p)
 	if e.shift != 0 {
 		c.shift(p, seen)
 	}
 }
+
+// keep puts a flow into the table.
+func (c *conntrack) keep(e *entry) { c.table[e.orig], c.table[e.reply] = e, e }
 
 // masquerade chooses a flow's source as the outside sees it: the same port unless
 // it is taken, or any.
@@ -102,19 +148,6 @@ func (c *conntrack) masquerade(e *entry, out *iface) {
 }
 
 func (c *conntrack) port() uint16 { return uint16(1024 + c.rng.IntN(64512)) }
-
-// toOutside gives a packet of the inside the source that the outside knows.
-func (c *conntrack) toOutside(p *packet, s tracked) {
-	outside := s.entry.reply.Dst
-	e := edit(p.data)
-	e.src(outside, s.state != related && p.ports())
-	if s.state == related && s.quote {
-		q := quote(p.data)
-		q.dst(outside, s.entry.ports())
-	}
-	p.decode()
-	p.intact = false
-}
 
 // shift adds to the opener's sequence numbers, and takes it off the answers.
 func (c *conntrack) shift(p *packet, s tracked) {

@@ -1,6 +1,8 @@
 package simnet
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
@@ -20,17 +22,20 @@ type Net struct {
 	done  chan struct{}
 	once  sync.Once
 
-	mu      sync.Mutex // held for moments only, never while waiting
-	now     int64      // of the event that is running
-	seq     uint64
-	events  heap
-	layout  *scenario.Layout
-	nodes   map[string]*node
-	flows   []*Flow
-	truth   *Truth
-	free    []*packet
-	scratch []byte // payload being made
-	closed  bool
+	mu        sync.Mutex // held for moments only, never while waiting
+	now       int64      // of the event that is running
+	seq       uint64
+	events    heap
+	layout    *scenario.Layout
+	nodes     map[string]*node
+	flows     []*Flow // but the forgotten ones
+	forgotten uint64
+	truth     *Truth
+	free      []*packet
+	scratch   []byte // payload being made
+	closed    bool
+
+	withheld int // ICMP errors that a limit forbade
 }
 
 // New builds a network and starts its time.
@@ -39,9 +44,17 @@ func New(n scenario.Network, opts Options) (*Net, error) {
 	if err != nil {
 		return nil, err
 	}
-	for name := range opts.Nodes {
+	for _, l := range n.Links {
+		if l.Rewrites() {
+			return nil, errRewrites(nameOf(l))
+		}
+	}
+	for name, o := range opts.Nodes {
 		if layout.Nodes[name] == nil {
 			return nil, fmt.Errorf("simnet: Options.Nodes: no node %q", name)
+		}
+		if to := layout.Nodes[o.Forward]; o.Forward != "" && (to == nil || to.Node.Kind != scenario.Host) {
+			return nil, fmt.Errorf("simnet: Options.Nodes[%q].Forward: no host %q", name, o.Forward)
 		}
 	}
 	s := &Net{
@@ -57,6 +70,11 @@ func New(n scenario.Network, opts Options) (*Net, error) {
 	}
 	go s.run()
 	return s, nil
+}
+
+// errRewrites refuses links that are middleboxes: here they are options of nodes.
+func errRewrites(link string) error {
+	return fmt.Errorf("simnet: link %q: SeqShift, QuotesUntranslated and ShortQuotes are NodeOptions here: %w", link, errors.ErrUnsupported)
 }
 
 // nameOf is a link's name as Layout knows it.
@@ -155,7 +173,14 @@ func (n *Net) outside(run func()) {
 func (n *Net) SetLink(name string, change func(*scenario.Link)) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := n.layout.SetLink(name, change); err != nil {
+	var refused error
+	err := n.layout.SetLink(name, func(l *scenario.Link) {
+		was := *l
+		if change(l); l.Rewrites() {
+			*l, refused = was, errRewrites(name)
+		}
+	})
+	if err = cmp.Or(err, refused); err != nil {
 		return err
 	}
 	n.layout.Reroute()
@@ -191,4 +216,11 @@ func mix(x uint64) uint64 {
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
 	x = (x ^ x>>27) * 0x94d049bb133111eb
 	return x ^ x>>31
+}
+
+// Withheld is how many ICMP errors the nodes' limits forbade so far.
+func (n *Net) Withheld() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.withheld
 }

@@ -21,10 +21,12 @@ type node struct {
 	own    map[netip.Addr]bool
 	via    map[netip.Addr][]*iface // routes looked up so far
 	errors limiter
-	track  *conntrack // nil without firewall, NAT or SeqShift
+	track  *conntrack // nil without firewall, NAT, Forward, SeqShift or DropInvalid
 	stack  *stack     // TCP, of hosts
 	taps   []*tap
 	id     uint16 // of the last ICMP message
+
+	offload *offload // of hosts with Options.GRO
 }
 
 func newNode(n *Net, i int, l *scenario.NodeLayout) *node {
@@ -39,11 +41,14 @@ func newNode(n *Net, i int, l *scenario.NodeLayout) *node {
 		nd.own[a] = true
 	}
 	nd.errors = newLimiter(l.Node.ICMP, nd.opts.ICMPBurst)
-	if l.Node.Firewall != nil || l.Node.NAT != nil || nd.opts.SeqShift != 0 {
+	if l.Node.Firewall != nil || l.Node.NAT != nil || nd.opts.Forward != "" || nd.opts.SeqShift != 0 || nd.opts.DropInvalid {
 		nd.track = newConntrack(nd)
 	}
 	if l.Node.Kind == scenario.Host {
 		nd.stack = newStack(nd)
+		if n.opts.GRO {
+			nd.offload = &offload{node: nd}
+		}
 	}
 	return nd
 }
@@ -139,12 +144,28 @@ func (nd *node) hash(p *packet) uint64 {
 // send sends a packet that the node itself made.
 func (nd *node) send(p *packet) {
 	out := nd.egress(p)
-	if out == nil {
+	if out == nil || !nd.passes(p) {
 		nd.net.release(p)
 		return
 	}
 	nd.net.truth.left(p, nd, false)
 	out.out.send(p)
+}
+
+// passes reports whether the host's own firewall lets a packet out or in.
+func (nd *node) passes(p *packet) bool {
+	if !nd.opts.DropInvalid {
+		return true
+	}
+	seen := nd.track.classify(p)
+	if seen.state == invalid {
+		nd.track.count.Invalid++
+		return false
+	}
+	if seen.state == fresh {
+		nd.track.keep(seen.entry)
+	}
+	return true
 }
 
 // egress returns the interface by which the node's own packet leaves: port routes
@@ -172,14 +193,29 @@ func (nd *node) iface(link string) *iface {
 
 // receive takes a packet from a link.
 func (nd *node) receive(p *packet, in *iface) {
-	nd.captured(p.data, in, capture.Incoming)
-	nd.net.truth.came(p, nd)
-	var seen tracked
-	if nd.track != nil {
-		seen = nd.track.classify(p)
+	if nd.offload != nil {
+		nd.offload.take(p, in)
+		return
 	}
+	nd.captured(p.data, in, capture.Incoming)
+	nd.accept(p, in)
+}
+
+// accept takes a packet that was captured.
+func (nd *node) accept(p *packet, in *iface) {
+	nd.net.truth.came(p, nd)
+	if !nd.passes(p) {
+		nd.net.release(p)
+		return
+	}
+	var seen tracked
+	if nd.track != nil && !nd.opts.DropInvalid {
+		seen = nd.track.classify(p)
+		nd.track.redirect(p, seen)
+	}
+	_, other := seen.destination()
 	switch {
-	case nd.own[p.ip.Dst] && !seen.translated():
+	case nd.own[p.ip.Dst] && !other:
 		nd.net.truth.arrived(p)
 		nd.local(p, in)
 		nd.net.release(p)
@@ -191,13 +227,14 @@ func (nd *node) receive(p *packet, in *iface) {
 }
 
 // forward passes a packet on, in Linux's order: the TTL counts before the
-// firewall does, and a packet that expires was tracked already.
+// firewall does, and a packet that expires was tracked already and has its true
+// destination.
 func (nd *node) forward(p *packet, in *iface, seen tracked) {
+	seen.comeIn(p)
 	if p.ip.TTL <= 1 {
 		nd.timeExceeded(p, in)
 		return
 	}
-	seen.toInside(p)
 	out := nd.choose(p)
 	switch {
 	case out == nil:

@@ -20,6 +20,12 @@ type Options struct {
 	// GSO shows taps at hosts one large packet, without checksum, for each burst
 	// of segments that TCP sends, as segmentation offload does.
 	GSO bool
+	// GRO shows taps at hosts one large packet for the segments in a row that come at
+	// one instant, as receive offload does.
+	GRO bool
+	// OffloadSize is how much payload those large packets carry at most; 0: 40 KiB.
+	// Beyond 64 KiB they look as BIG TCP's do.
+	OffloadSize int
 	// Snap cuts captured packets to so many bytes from the IP header on; 0: whole.
 	Snap int
 	// Buffer is how many packets a tap holds for its reader; 0: 4096.
@@ -48,6 +54,9 @@ type NodeOptions struct {
 
 	// Of hosts.
 
+	// ISS is the initial sequence number of the host's connections; 0: Seed chooses
+	// one for each.
+	ISS uint32
 	// TOS of the host's TCP segments: DSCP<<2 | ECN.
 	TOS uint8
 	// RecvErr gives all sockets IP_RECVERR: a connection dies of an ICMP error
@@ -63,6 +72,14 @@ type NodeOptions struct {
 	KeepAlive time.Duration
 	// Think is how long clients wait after the handshake before their first byte.
 	Think time.Duration
+	// HalfClose is how long after its first byte a client of a Download ends its own
+	// stream, to go on receiving; 0: not before the server ends its one.
+	HalfClose time.Duration
+
+	// DropInvalid gives the host a firewall of its own, which drops what conntrack
+	// calls invalid, on its way out and in. A packet socket of Linux passes such a
+	// firewall by; what a Sink sends does not, so that it is judged as well.
+	DropInvalid bool
 
 	// Of routers.
 
@@ -76,6 +93,9 @@ type NodeOptions struct {
 	ICMPBurst int
 	// PerPacket balances every packet by itself, in turns.
 	PerPacket bool
+	// Forward is the host that new TCP flows to the node's own Addrs are handed on to:
+	// destination NAT, as of a load balancer. A Workload names the node as its server.
+	Forward string
 	// SeqShift, when not 0, is added to the sequence numbers of those who open
 	// TCP flows through the node, as firewalls do that randomise them.
 	SeqShift uint32
@@ -83,7 +103,7 @@ type NodeOptions struct {
 	// they are.
 	QuotesUntranslated bool
 	// OldConntrack calls segments far below the window INVALID, as Linux before
-	// 6.1 does, instead of ignoring them.
+	// 6.1 does, instead of ignoring them. With DropInvalid it is of hosts, too.
 	OldConntrack bool
 	// Mangle, when set, may change a packet that the node forwards. Checksums are
 	// its own affair. It must not call the Net.
@@ -103,6 +123,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Buffer <= 0 {
 		o.Buffer = defaultBuffer
+	}
+	if o.OffloadSize <= 0 {
+		o.OffloadSize = superPacket
 	}
 	if o.CaptureDelay <= 0 {
 		o.CaptureDelay = captureDelay

@@ -186,45 +186,74 @@ func TestAsymmetry(t *testing.T) {
 	})
 }
 
-// A tap at a host with segmentation offload sees packets longer than the link's.
-func TestGSO(t *testing.T) {
-	families(t, func(t *testing.T, ipv6 bool) {
-		n := line(nil)
-		n.Links[2].Delay = 5 * time.Millisecond
-		s := start(t, n, simnet.Options{GSO: true})
-		f := flow(t, s, scenario.Workload{Client: "c", Server: "s", Port: 443, Traffic: scenario.Upload, Bytes: 1 << 20, IPv6: ipv6})
-		source, _, err := s.Tap("c")
+// A tap at a host with segmentation or receive offload sees packets longer than the
+// link's, with BIG TCP longer than a header can tell.
+func TestOffload(t *testing.T) {
+	for name, test := range map[string]struct {
+		opts     simnet.Options
+		traffic  scenario.Traffic
+		way      capture.Direction
+		from, to int // how long the longest is
+	}{
+		"out":          {simnet.Options{GSO: true}, scenario.Upload, capture.Outgoing, 5000, 41 << 10},
+		"in":           {simnet.Options{GRO: true}, scenario.Download, capture.Incoming, 5000, 41 << 10},
+		"BIG TCP, out": {simnet.Options{GSO: true, OffloadSize: 180_000, Pace: 4e9, Snap: 128}, scenario.Upload, capture.Outgoing, 100_000, 180_100},
+		"BIG TCP, in":  {simnet.Options{GRO: true, OffloadSize: 180_000, Pace: 4e9, Snap: 128}, scenario.Download, capture.Incoming, 100_000, 180_100},
+	} {
+		t.Run(name, func(t *testing.T) {
+			families(t, func(t *testing.T, ipv6 bool) {
+				n := line(nil)
+				n.Links[2].Delay = 5 * time.Millisecond
+				s := start(t, n, test.opts)
+				f := flow(t, s, scenario.Workload{Client: "c", Server: "s", Port: 443, Traffic: test.traffic, Bytes: 8 << 20, IPv6: ipv6})
+				longest := follow(t, s, test.way)
+				<-f.Done()
+				if longest < test.from || longest > test.to || !f.Result().Intact {
+					t.Errorf("the longest is %d bytes; %+v", longest, f.Result())
+				}
+			})
+		})
+	}
+}
+
+// follow reads a tap at c until the end of a transfer whose every byte it must see
+// once, in order. It returns how long the longest packet is.
+func follow(t *testing.T, s *simnet.Net, way capture.Direction) (longest int) {
+	t.Helper()
+	source, _, err := s.Tap("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var next uint32
+	for {
+		batch, err := source.ReadBatch()
 		if err != nil {
 			t.Fatal(err)
 		}
-		var next uint32
-		longest := 0
-		for done := false; !done; {
-			batch, err := source.ReadBatch()
-			if err != nil {
-				t.Fatal(err)
+		for _, c := range batch {
+			var ip wire.Packet
+			var tcp wire.TCP
+			if ip.Decode(c.Data, c.Len) != nil || tcp.Decode(ip.Transport, ip.TransportLen) != nil {
+				t.Fatal("not TCP")
 			}
-			for _, c := range batch {
-				var ip wire.Packet
-				var tcp wire.TCP
-				if ip.Decode(c.Data, c.Len) != nil || tcp.Decode(ip.Transport, ip.TransportLen) != nil {
-					t.Fatal("not TCP")
-				}
-				if c.Direction != capture.Outgoing || tcp.PayloadLen == 0 {
-					continue
-				}
-				if next != 0 && tcp.Seq != next {
-					t.Errorf("%d follows %d", tcp.Seq, next)
-				}
-				next, longest = tcp.Seq+uint32(tcp.PayloadLen), max(longest, c.Len)
-				done = tcp.Flags&wire.FIN != 0
+			if c.Direction != way || tcp.PayloadLen == 0 {
+				continue
+			}
+			if next != 0 && tcp.Seq != next {
+				t.Fatalf("%d follows %d", tcp.Seq, next)
+			}
+			next, longest = tcp.Seq+uint32(tcp.PayloadLen), max(longest, c.Len)
+			if unknown := c.Data[2] == 0 && c.Data[3] == 0; ip.Version == 4 && unknown != (c.Len > 0xffff) {
+				t.Errorf("%d bytes, the header's length is %x", c.Len, c.Data[2:4])
+			}
+			if jumbo := c.Data[6] == 0; ip.Version == 6 && jumbo != (c.Len-40 > 0xffff) {
+				t.Errorf("%d bytes, the next header is %d", c.Len, c.Data[6])
+			}
+			if tcp.Flags&wire.FIN != 0 {
+				return longest
 			}
 		}
-		<-f.Done()
-		if longest < 5000 || !f.Result().Intact {
-			t.Errorf("the longest is %d bytes; %+v", longest, f.Result())
-		}
-	})
+	}
 }
 
 // Virtual time must be cheap, or nobody simulates.

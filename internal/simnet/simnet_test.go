@@ -1,6 +1,7 @@
 package simnet_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -60,6 +61,28 @@ func families(t *testing.T, f func(t *testing.T, ipv6 bool)) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { f(t, ipv6) })
 		})
+	}
+}
+
+// Links that rewrite are the lab's. A network in memory must not pass for one.
+func TestRewritingLinks(t *testing.T) {
+	for _, l := range []scenario.Link{{SeqShift: 1}, {QuotesUntranslated: true}, {ShortQuotes: true}} {
+		n := network("c-s")
+		l.A, l.B = "c", "s"
+		n.Links[0] = l
+		if _, err := simnet.New(n, simnet.Options{}); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("%+v: %v", l, err)
+		}
+		s := start(t, network("c-s"), simnet.Options{})
+		if err := s.SetLink("c-s", func(is *scenario.Link) { *is = l }); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("%+v: %v", l, err)
+		}
+		if is := s.Layout().Links["c-s"].Link; is.Rewrites() {
+			t.Errorf("the refused change was made: %+v", is)
+		}
+		if err := s.SetLink("c-x", func(*scenario.Link) {}); err == nil || errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("no such link: %v", err)
+		}
 	}
 }
 

@@ -38,6 +38,14 @@ func (s *stack) listen(port uint16, accept func(*conn) app) {
 	s.listeners[port] = &listener{accept: accept, cookies: map[Tuple]wire.TCPOptions{}}
 }
 
+// iss chooses a connection's initial sequence number.
+func (s *stack) iss() uint32 {
+	if iss := s.node.opts.ISS; iss != 0 {
+		return iss
+	}
+	return s.rng.Uint32()
+}
+
 // input takes a segment addressed to this host.
 func (s *stack) input(p *packet) {
 	if c := s.conns[p.tuple]; c != nil {
@@ -55,7 +63,7 @@ func (s *stack) input(p *packet) {
 	case flags == wire.SYN && s.node.opts.SYNCookies:
 		s.offerCookie(l, p)
 	case flags == wire.SYN:
-		s.open(l, p, s.rng.Uint32(), &p.tcp.Options).answerSYN(p)
+		s.open(l, p, s.iss(), &p.tcp.Options).answerSYN(p)
 	case s.node.opts.SYNCookies:
 		s.redeemCookie(l, p)
 	default:

@@ -259,6 +259,10 @@ func (s *sink) Send(data []byte, ifindex int, nextHop capture.HardwareAddr) erro
 		return fmt.Errorf("simnet: send: not an IP packet")
 	}
 	n.outside(func() {
+		if !s.node.passes(p) {
+			n.release(p)
+			return
+		}
 		n.truth.left(p, s.node, true)
 		// Nobody takes a frame that is addressed to somebody else, but it leaves.
 		if nextHop != it.out.to.mac {

@@ -51,7 +51,6 @@ type timed struct{ end, at int64 }
 const (
 	initialWindow = 10
 	paceBurst     = int64(time.Millisecond)
-	superPacket   = 40 << 10
 )
 
 // end is where the stream ends as far as it was written, FIN included.
@@ -118,7 +117,8 @@ func (c *conn) output() {
 	if c.state != open {
 		return
 	}
-	gso := c.stack.node.net.opts.GSO && c.stack.node.capturing()
+	opts := &c.stack.node.net.opts
+	gso := opts.GSO && c.stack.node.capturing()
 	var burst span
 	flush := func() {
 		if burst.to > burst.from {
@@ -135,7 +135,7 @@ func (c *conn) output() {
 			c.paceAt = c.paceFree - paceBurst/2
 			break
 		}
-		if again || to-from < int64(c.mss) || burst.to-burst.from > superPacket {
+		if again || to-from < int64(c.mss) || burst.to-burst.from+int64(c.mss) > int64(opts.OffloadSize) {
 			flush()
 		}
 		whole := gso && !again && to-from == int64(c.mss) && to <= 1+c.written
@@ -185,7 +185,7 @@ func (c *conn) sendData(from, to int64, hidden bool) {
 	size := min(to, 1+c.written) - from
 	buf := &c.stack.node.net.scratch
 	if int64(cap(*buf)) < size {
-		*buf = make([]byte, max(size, superPacket+4096))
+		*buf = make([]byte, max(size, 1<<16))
 	}
 	s.Payload = (*buf)[:max(size, 0)]
 	c.app.content(s.Payload, from-1)
@@ -229,6 +229,7 @@ func (c *conn) showBurst(b span) {
 	p := nd.net.segment(&s)
 	p.ip.Transport[16], p.ip.Transport[17] = 0, 0
 	if out := nd.egress(p); out != nil {
+		p.data = super(p.data)
 		nd.captured(p.data, out, capture.Outgoing)
 	}
 	nd.net.release(p)

@@ -25,8 +25,9 @@ type endpoint struct {
 	side  side
 	check *checker
 	think time.Duration
-	first []byte // of the greeting, at a server
-	ready bool   // the client has begun
+	half  time.Duration // NodeOptions.HalfClose
+	first []byte        // of the greeting, at a server
+	ready bool          // the client has begun
 	over  bool
 
 	began     int64 // a client's first byte
@@ -74,8 +75,11 @@ func (e *endpoint) begin() {
 	switch w := &e.flow.Workload; w.Traffic {
 	case scenario.Download, scenario.SlowReader:
 		e.conn.write(greeting)
-		if w.Traffic == scenario.SlowReader {
+		switch {
+		case w.Traffic == scenario.SlowReader:
 			e.conn.after(e.pause())
+		case e.half > 0:
+			e.conn.after(e.half)
 		}
 	case scenario.Upload:
 		e.send(greeting)
@@ -124,7 +128,8 @@ func (e *endpoint) tick() {
 			e.conn.after(e.pause())
 		}
 	case w.Traffic <= scenario.SlowReader:
-		// Duration is over: what is not sent yet never will be.
+		// Duration is over, or it is time for a half-close: what is not sent yet never
+		// will be.
 		if c := e.conn; !c.finished {
 			c.written = c.nxt - 1
 			c.closeWrite()
@@ -163,11 +168,11 @@ func (e *endpoint) meet(b []byte) (rest []byte) {
 		return nil
 	}
 	id := be.Uint64(e.first[8:])
-	if be.Uint64(e.first) != magic || id == 0 || id > uint64(len(e.net.flows)) {
+	if be.Uint64(e.first) != magic || id <= e.net.forgotten || id-e.net.forgotten > uint64(len(e.net.flows)) {
 		e.conn.abort(errGreeting)
 		return nil
 	}
-	f := e.net.flows[id-1]
+	f := e.net.flows[id-e.net.forgotten-1]
 	e.flow, f.server = f, e
 	e.check = newChecker(id, fromClient)
 	e.check.write(e.first)

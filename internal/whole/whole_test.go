@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -23,7 +24,22 @@ import (
 	"servicetraceroute/trace"
 )
 
-func TestMain(m *testing.M) { labtest.Main(m) }
+func TestMain(m *testing.M) {
+	talk()
+	heed()
+	labtest.Main(m)
+}
+
+// heed lets what the tests start find signals as usual, where they were ignored when
+// this process was started: under nohup, or in a script's background. A program starts
+// with the default for what its parent handles (execve(2)).
+func heed() {
+	for _, sig := range []os.Signal{syscall.SIGHUP, os.Interrupt} {
+		if signal.Ignored(sig) {
+			signal.Notify(make(chan os.Signal, 1), sig)
+		}
+	}
+}
 
 // build makes the command as it is released: without cgo.
 func build(t *testing.T) string {
@@ -74,7 +90,7 @@ type result struct {
 // during, and waits for its end.
 func (f *field) run(t *testing.T, during func(), argv ...string) result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	var stdout bytes.Buffer
 	talk := &awaited{word: "watching", seen: make(chan struct{})}
@@ -136,6 +152,7 @@ func TestCommand(t *testing.T) {
 	t.Run("Ctrl-C", f.ctrlC)
 	t.Run("no flow matches", f.noFlowMatches)
 	t.Run("no probe", f.noProbe)
+	t.Run("dial", f.dial)
 	t.Run("privileges are dropped", f.privilegesAreDropped)
 }
 
@@ -175,18 +192,23 @@ func (f *field) traceToFile(t *testing.T) {
 
 // Ctrl-C in the middle of a download prints what was found, at once.
 func (f *field) ctrlC(t *testing.T) {
-	r := f.run(t, func() { f.download(t, 4*time.Second) },
-		"timeout", "--preserve-status", "-s", "INT", "2.5", f.bin, "trace", "--host", f.server.String(), "--max-silent", "0")
-	if r.status != 0 || r.took > 3500*time.Millisecond {
-		t.Errorf("status %d after %v", r.status, r.took)
-	}
-	want := regexp.MustCompile(`(?s)^tcp \S+ -> ` + regexp.QuoteMeta(f.server.String()) + `:443 on eth0 \(out\), chosen by address .*\n  1  \S+  [0-9.]+ ms.*\n.* in .*impact`)
-	if !want.MatchString(r.stdout) {
-		t.Errorf("stdout:\n%s", r.stdout)
-	}
-	if strings.Contains(r.stderr, "error:") {
-		t.Errorf("stderr:\n%s", r.stderr)
-	}
+	promptly(t, "Ctrl-C", func() time.Duration {
+		p := start(t, f.Node("client").Do, nil, f.bin, "trace", "--host", f.server.String(), "--max-silent", "0")
+		p.stderr.await(t, "watching")
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			f.download(t, 4*time.Second)
+		}()
+		time.Sleep(2 * time.Second)
+		status, took := p.signal(t, syscall.SIGINT, false)
+		<-over
+		want := regexp.MustCompile(`(?s)^tcp \S+ -> ` + regexp.QuoteMeta(f.server.String()) + `:443 on eth0 \(out\), chosen by address .*\n  1  \S+  [0-9.]+ ms.*\n.* in .*impact`)
+		if status != 0 || !want.MatchString(p.stdout.String()) || strings.Contains(p.stderr.String(), "error:") {
+			t.Errorf("status %d, stdout:\n%s\nstderr:\n%s", status, p.stdout.String(), p.stderr.String())
+		}
+		return took
+	})
 }
 
 func (f *field) noFlowMatches(t *testing.T) {
@@ -206,24 +228,20 @@ func (f *field) noProbe(t *testing.T) {
 
 // Once it watches, the command has no capability on any thread and cannot get one.
 func (f *field) privilegesAreDropped(t *testing.T) {
-	looked := false
-	f.run(t, func() {
-		looked = true
-		statuses := threads(t, f.bin)
-		if len(statuses) == 0 {
-			t.Error("no process found")
-		}
-		for _, s := range statuses {
-			for _, want := range []string{"CapEff:\t0000000000000000\n", "CapPrm:\t0000000000000000\n", "CapInh:\t0000000000000000\n", "NoNewPrivs:\t1\n"} {
-				if !strings.Contains(s, want) {
-					t.Errorf("lacks %q:\n%s", want, s)
-				}
+	p := start(t, f.Node("client").Do, nil, f.bin, "trace", "--host", f.server.String())
+	p.stderr.await(t, "watching")
+	statuses := threads(t, f.bin)
+	if len(statuses) == 0 {
+		t.Error("no process found")
+	}
+	for _, s := range statuses {
+		for _, want := range []string{"CapEff:\t0000000000000000\n", "CapPrm:\t0000000000000000\n", "CapInh:\t0000000000000000\n", "NoNewPrivs:\t1\n"} {
+			if !strings.Contains(s, want) {
+				t.Errorf("lacks %q:\n%s", want, s)
 			}
 		}
-	}, f.bin, "trace", "--host", f.server.String(), "--duration", "500ms")
-	if !looked {
-		t.Error("it never watched")
 	}
+	p.signal(t, syscall.SIGINT, false)
 }
 
 // threads returns /proc/PID/task/TID/status of all threads that run the program.
@@ -258,21 +276,23 @@ func TestWithoutPrivileges(t *testing.T) {
 	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(bin, "trace", "--host", "192.0.2.1", "-o", file)
-	// Nobody in a user namespace: no capabilities after exec, in no namespace.
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 65534, HostID: os.Geteuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 65534, HostID: os.Getegid(), Size: 1}},
-	}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	err := cmd.Run()
-	if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != 1 {
-		t.Fatalf("%v: %s", err, stderr.String())
-	}
-	if !regexp.MustCompile(`^error: .*operation not permitted\nhint: .*0750.*setcap cap_net_raw\S* .*\n$`).MatchString(stderr.String()) {
-		t.Errorf("stderr:\n%s", stderr.String())
+	for _, args := range [][]string{{"trace", "--host", "192.0.2.1"}, {"dial", "192.0.2.1"}} {
+		cmd := exec.Command(bin, append(args, "-o", file)...)
+		// Nobody in a user namespace: no capabilities after exec, in no namespace.
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: 65534, HostID: os.Geteuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: 65534, HostID: os.Getegid(), Size: 1}},
+		}
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		err := cmd.Run()
+		if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != 1 {
+			t.Fatalf("%v: %s", err, stderr.String())
+		}
+		if !regexp.MustCompile(`^error: .*operation not permitted\nhint: .*0750.*setcap cap_net_raw\S* .*\n$`).MatchString(stderr.String()) {
+			t.Errorf("stderr:\n%s", stderr.String())
+		}
 	}
 	if b, err := os.ReadFile(file); err != nil || string(b) != "precious" {
 		t.Errorf("the file was touched: %q, %v", b, err)

@@ -19,7 +19,8 @@ import (
 )
 
 // EnvNoSkip, when 1, makes Require fail where it would skip: a run of the tests
-// that was meant to include the labs then cannot pass without them.
+// that was meant to include the labs then cannot pass without them. One with -short
+// is not meant to.
 const EnvNoSkip = "SERVICE_TRACEROUTE_NO_SKIP"
 
 // errUnable is why this process cannot open labs, nil when it can.
@@ -36,10 +37,13 @@ func Main(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// Require skips the test, and says why, when labs cannot be opened here.
+// Require skips the test, and says why, when labs cannot be opened here, and in a
+// short run.
 func Require(tb testing.TB) {
 	tb.Helper()
 	switch {
+	case testing.Short():
+		tb.Skip("needs a lab: not in a short run")
 	case errUnable == nil:
 	case os.Getenv(EnvNoSkip) == "1":
 		tb.Fatalf("needs a lab: %v", errUnable)
@@ -81,9 +85,10 @@ var turn struct {
 // Exclusive waits until no other process runs tests with labs and keeps it so
 // until the test ends. "go test ./..." runs packages side by side, and on a busy
 // machine timers fire late enough to look like packet loss. Tests of one process
-// share their turn.
+// share their turn. A test that cannot have a lab is skipped before it waits.
 func Exclusive(tb testing.TB) {
 	tb.Helper()
+	Require(tb)
 	turn.Lock()
 	defer turn.Unlock()
 	if turn.holders == 0 {

@@ -6,6 +6,9 @@
 // Each way, a frame meets first the loss, then a drop-tail queue that is served at
 // the rate, then the delay. Order is always kept.
 //
+// It may also be a box that changes what it carries: firewalls that hide sequence
+// numbers, and quotes as short as old routers make them.
+//
 // The interfaces at the far ends must not leave segmentation to the link: a frame
 // longer than the MTU is dropped and counted as Oversize.
 package link

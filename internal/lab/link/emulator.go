@@ -173,6 +173,14 @@ func (e *emulator) take(w *way, f tap.Frame, mtu int) {
 		w.counts.Unfinished++
 		tap.FinishChecksum(ip)
 	}
+	if ip != nil {
+		n := w.cfg.rewrite(ip, w.back)
+		if n < len(ip) {
+			w.counts.Shortened++
+		}
+		ip = ip[:n]
+		f.Data = f.Data[:f.Net+len(ip)]
+	}
 	data := f.Data
 	if f.VLAN != 0 && len(data) >= 14 {
 		data = e.retag(f)

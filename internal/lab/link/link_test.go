@@ -13,6 +13,8 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -345,4 +347,43 @@ func TestMeasure(t *testing.T) {
 	frames := s.AB.Forwarded + s.BA.Forwarded - before.AB.Forwarded - before.BA.Forwarded
 	cpu := time.Duration(u1.Utime.Nano() + u1.Stime.Nano() - u0.Utime.Nano() - u0.Stime.Nano())
 	t.Logf("20 MiB in %v: %d frames, %v CPU of the whole test = %v a frame", took, frames, cpu, cpu/time.Duration(frames))
+}
+
+// A real TCP must not notice that its numbers are hidden, SACK blocks after losses
+// included.
+func TestRealShift(t *testing.T) {
+	b := newBench(t, Config{Delay: 2 * time.Millisecond, Loss: 0.01, LossSeed: 3, SeqShift: 0xfffffff0, ShortQuotes: true})
+	_, tcp := b.serve(t)
+	b.upload(t, tcp, 3<<20)
+	for name, ns := range map[string]*nstest.NS{"client": b.client, "server": b.server} {
+		n := counters(t, ns)
+		if n["Tcp.InCsumErrors"] > 0 || n["TcpExt.TCPSACKDiscard"] > 0 || n["TcpExt.TCPTimeouts"] > 3 {
+			t.Errorf("%s: %d wrong checksums, %d SACK blocks not understood, %d timeouts", name,
+				n["Tcp.InCsumErrors"], n["TcpExt.TCPSACKDiscard"], n["TcpExt.TCPTimeouts"])
+		}
+		if name == "client" && n["TcpExt.TCPSackRecovery"] == 0 {
+			t.Error("no loss was repaired by SACK")
+		}
+	}
+}
+
+// counters reads a namespace's counters, as nstat(8) does.
+func counters(t *testing.T, ns *nstest.NS) map[string]int {
+	t.Helper()
+	all := map[string]int{}
+	for _, file := range []string{"snmp", "netstat"} {
+		var text []byte
+		ns.Must(t, func() (err error) {
+			text, err = os.ReadFile("/proc/thread-self/net/" + file)
+			return err
+		})
+		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+		for i := 0; i+1 < len(lines); i += 2 {
+			names, values := strings.Fields(lines[i]), strings.Fields(lines[i+1])
+			for k := 1; k < min(len(names), len(values)); k++ {
+				all[strings.TrimSuffix(names[0], ":")+"."+names[k]], _ = strconv.Atoi(values[k])
+			}
+		}
+	}
+	return all
 }

@@ -29,6 +29,10 @@ type Config struct {
 	// LoseAll makes Loss strike any frame. ARP and neighbour discovery are spared
 	// unless Loss is 1, which is a cut cable.
 	LoseAll bool
+	// What the link rewrites, see scenario.Link.
+	SeqShift           uint32
+	QuotesUntranslated bool
+	ShortQuotes        bool
 }
 
 func (c Config) validate() error {
@@ -64,6 +68,8 @@ type Counts struct {
 	Overflow  uint64 // dropped: more than 64 MiB under way
 	Oversize  uint64 // dropped: longer than the MTU, an offload is on at the far end
 	Failed    uint64 // dropped: the kernel did not take it
+	// Shortened are errors whose quotes were cut. They are counted above as well.
+	Shortened uint64
 	// Late were sent more than a millisecond after their time, because the machine
 	// was busy. They are in Forwarded as well.
 	Late uint64

@@ -20,6 +20,7 @@ const (
 // are nanoseconds on any one clock.
 type way struct {
 	cfg    *Config
+	back   bool // from B to A
 	counts Counts
 	losses *losses
 	rng    *rand.Rand // for jitter
@@ -32,7 +33,7 @@ type way struct {
 }
 
 func newWay(cfg *Config, n uint64, lost func(Segment)) *way {
-	return &way{cfg: cfg, losses: newLosses(n), rng: rand.New(rand.NewPCG(cfg.LossSeed, n)), lost: lost}
+	return &way{cfg: cfg, back: n == 1, losses: newLosses(n), rng: rand.New(rand.NewPCG(cfg.LossSeed, n)), lost: lost}
 }
 
 // admit takes a frame that arrived at a time and keeps a copy, unless it is

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"syscall"
 	"testing"
 
@@ -18,33 +17,26 @@ import (
 	"golang.org/x/sys/unix"
 
 	"servicetraceroute/internal/lab/node"
+	"servicetraceroute/internal/netns"
 )
 
 // NS is a network namespace that lives as long as its test.
 type NS struct{ f *os.File }
 
 // New makes a namespace with a loopback interface that is up. Without the
-// privilege the test is skipped, or fails when SERVICE_TRACEROUTE_NO_SKIP=1.
+// privilege the test is skipped, or fails when SERVICE_TRACEROUTE_NO_SKIP=1. In a
+// short run it is skipped in any case.
 func New(t testing.TB) *NS {
 	t.Helper()
-	type result struct {
-		f   *os.File
-		err error
+	if testing.Short() {
+		t.Skip("needs a network namespace: not in a short run")
 	}
-	ch := make(chan result)
-	go func() {
-		// Never unlocked: the thread ends with the goroutine, so that nothing else
-		// can run in the namespace by accident.
-		runtime.LockOSThread()
-		f, err := unshare()
-		ch <- result{f, err}
-	}()
-	r := <-ch
-	if r.err != nil {
-		Skip(t, "no network namespace: %v", r.err)
+	var f *os.File
+	if err := netns.Thread(func() (err error) { f, err = unshare(); return err }); err != nil {
+		Skip(t, "no network namespace: %v", err)
 	}
-	t.Cleanup(func() { r.f.Close() })
-	return &NS{r.f}
+	t.Cleanup(func() { f.Close() })
+	return &NS{f}
 }
 
 func unshare() (*os.File, error) {
@@ -80,16 +72,12 @@ func (n *NS) FD() int { return int(n.f.Fd()) }
 // Do runs f on a thread in the namespace. Sockets that f itself opens belong to
 // it; goroutines that f starts run elsewhere.
 func (n *NS) Do(f func() error) error {
-	ch := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked, as above
+	return netns.Thread(func() error {
 		if err := unix.Setns(n.FD(), unix.CLONE_NEWNET); err != nil {
-			ch <- fmt.Errorf("setns: %w", err)
-			return
+			return fmt.Errorf("setns: %w", err)
 		}
-		ch <- f()
-	}()
-	return <-ch
+		return f()
+	})
 }
 
 // Must is Do for a test that cannot go on after an error.

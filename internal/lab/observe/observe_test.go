@@ -296,6 +296,18 @@ func TestRecorderKeepsOwnErrorsOnly(t *testing.T) {
 	}
 }
 
+// A router that gives flows another destination answers in the name of the old one.
+func TestRecorderAliases(t *testing.T) {
+	r := newRecorder(Config{Aliases: []netip.Addr{netip.MustParseAddr("10.0.9.2")}}, []netip.Addr{netip.MustParseAddr("10.0.9.1")})
+	for src := range byte(4) {
+		r.add(time.Unix(1, 0), "eth0", true, errorPacket(src, 64, tcpPacket(1, 77, 0)))
+	}
+	r.add(time.Unix(1, 0), "eth0", true, errorPacket(2, 63, tcpPacket(1, 77, 0))) // forwarded, of a router behind it
+	if len(r.errors) != 2 {
+		t.Errorf("%+v", r.errors)
+	}
+}
+
 func TestRecorderSample(t *testing.T) {
 	near, far := newRecorder(Config{}, nil), newRecorder(Config{}, nil)
 	for i := range uint32(32_000) {

@@ -20,6 +20,9 @@ type Config struct {
 	// Sample keeps one of so many of the other packets; 0: 32. Those with little
 	// payload and those that open or end a connection are always kept.
 	Sample int
+	// Aliases are addresses that the node's own errors may bear beside its own: those
+	// of which it gives flows another destination.
+	Aliases []netip.Addr
 	// Limits of what is kept until it is fetched; 0: 1<<16, 1<<18, 1<<17.
 	MaxFlows, MaxPackets, MaxErrors int
 }

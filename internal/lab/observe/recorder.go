@@ -132,7 +132,8 @@ func (r *recorder) keeps(h tap.Header) bool {
 // But those have lost some of their TTL.
 func (r *recorder) addError(at time.Time, iface string, outgoing bool, h tap.Header) {
 	fresh := h.TTL == 64 || h.TTL == 128 || h.TTL == 255
-	if !outgoing || !fresh || !slices.Contains(r.local, h.Src) {
+	own := slices.Contains(r.local, h.Src) || slices.Contains(r.cfg.Aliases, h.Src)
+	if !outgoing || !fresh || !own {
 		return
 	}
 	q, typ, code, ok := h.Quote()

@@ -38,6 +38,7 @@ var Harm = []string{
 	"TcpExt.TCPPartialUndo",
 	"TcpExt.TCPLossUndo",
 	"TcpExt.TCPRenoRecovery",
+	"TcpExt.TCPRenoReorder",
 	"TcpExt.TCPSACKReneging",
 	"TcpExt.TCPRcvQDrop",
 	"TcpExt.BeyondWindow",

@@ -27,6 +27,7 @@ type HTTPSConfig struct {
 	Port       uint16   // 0: any
 	Names      []string // in the certificate
 	Plain      bool     // HTTP without TLS
+	HTTP1      bool     // no HTTP/2
 	MPTCP      bool     // offer Multipath TCP
 	Congestion string   // TCP_CONGESTION; empty: cubic where there is one
 }
@@ -52,6 +53,10 @@ func (p *peer) https(ctx context.Context, cfg HTTPSConfig) (Server, error) {
 		Handler: webHandler(), ReadHeaderTimeout: stall, IdleTimeout: maxSlow,
 		// Its log would end up among the node's messages to the controller.
 		ErrorLog: log.New(io.Discard, "", 0),
+	}
+	if cfg.HTTP1 {
+		srv.Protocols = new(http.Protocols)
+		srv.Protocols.SetHTTP1(true)
 	}
 	if !cfg.Plain {
 		cert, err := selfSigned(cfg.Names)

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"servicetraceroute"
+	"servicetraceroute/internal/output"
+)
+
+// ownerFlags say whose flows are traced.
+type ownerFlags struct {
+	processes, cgroups []string
+	pids               []int
+}
+
+func (f *ownerFlags) declare(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringArrayVar(&f.processes, "process", nil, "only flows of processes of this `NAME`; alone, all of them (repeat)")
+	fl.IntSliceVar(&f.pids, "pid", nil, "only flows of process `N`; alone, all of them (repeat)")
+	fl.StringArrayVar(&f.cgroups, "cgroup", nil, "only flows of this control group `PATH` and those below; alone, all of them (repeat)")
+	completeWith(cmd, "process", nil)
+	completeWith(cmd, "pid", nil)
+}
+
+// any reports whether a flow's process decides.
+func (f *ownerFlags) any() bool { return len(f.processes)+len(f.pids)+len(f.cgroups) > 0 }
+
+// apply refuses numbers that are no process's: a watch for them would be in vain.
+func (f *ownerFlags) apply(cfg *servicetraceroute.Config, sel *servicetraceroute.Selection) error {
+	sel.Processes, sel.PIDs, sel.Cgroups = f.processes, f.pids, f.cgroups
+	cfg.Processes = f.any()
+	if _, err := os.Stat("/proc/self"); err != nil {
+		return nil
+	}
+	for _, pid := range f.pids {
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); pid > 0 && errors.Is(err, os.ErrNotExist) {
+			return usage(fmt.Errorf("--pid: there is no process %d", pid), "pgrep NAME lists processes by name, or use --process NAME")
+		}
+	}
+	return nil
+}
+
+// what names what is watched, as the user wrote it.
+func (f *traceFlags) what() string {
+	var all []string
+	for _, h := range f.hosts {
+		all = append(all, output.Escape(h))
+	}
+	for _, p := range f.processes {
+		all = append(all, "process "+strconv.Quote(p))
+	}
+	for _, p := range f.pids {
+		all = append(all, "process "+strconv.Itoa(p))
+	}
+	for _, c := range f.cgroups {
+		all = append(all, "control group "+strconv.Quote(c))
+	}
+	return strings.Join(all, ", ")
+}

@@ -1,0 +1,206 @@
+package engine
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"servicetraceroute/internal/capture"
+	"servicetraceroute/internal/probe"
+	"servicetraceroute/internal/wire"
+	"servicetraceroute/trace"
+)
+
+// Of all that the peer sends while a reaching probe is outstanding, only what the
+// probe itself can have caused is the destination's answer.
+func TestWhatIsNoAnswer(t *testing.T) {
+	sack := append([]byte{1, 1, 5, 10}, make([]byte, 8)...)
+	for name, answer := range map[string]func(*rig){
+		"another TTL":             func(r *rig) { r.ttl -= 3; r.in(segment{flags: wire.ACK}); r.ttl += 3 },
+		"a keepalive of the peer": func(r *rig) { r.ack--; r.in(segment{flags: wire.ACK}); r.ack++ },
+		"with SACK blocks":        func(r *rig) { r.in(segment{flags: wire.ACK, options: sack}) },
+		"with data":               func(r *rig) { r.in(segment{flags: wire.ACK, data: 1}); r.out(segment{flags: wire.ACK}) },
+		"no timestamp of ours":    func(r *rig) { r.tsval += 1000; r.in(segment{flags: wire.ACK}); r.tsval -= 1000 },
+		"sooner than a round trip": func(r *rig) {
+			r.now = r.now.Add(rtt/4 - rtt) // of what the loop below let pass
+			r.in(segment{flags: wire.ACK})
+		},
+		"an acknowledgement of more": func(r *rig) {
+			r.out(segment{flags: wire.ACK, data: 10})
+			r.now = r.now.Add(rtt)
+			r.in(segment{flags: wire.ACK})
+		},
+	} {
+		r := newRig(t, false, 3)
+		r.handshake()
+		r.exchange()
+		attempts := 0
+		for end := r.now.Add(8 * time.Second); r.now.Before(end); {
+			n := r.reaching(3)
+			r.after(10 * time.Millisecond)
+			r.routers(3)
+			if r.reaching(3) > n {
+				attempts++
+				r.now = r.now.Add(rtt)
+				answer(r)
+			}
+		}
+		if attempts < 3 {
+			t.Errorf("%s: %d attempts", name, attempts)
+		}
+		for _, tr := range r.traces() {
+			if tr.Reached {
+				t.Errorf("%s was taken for the destination's answer: %+v", name, tr)
+			}
+		}
+	}
+}
+
+// On a busy flow one answer may be the flow's own.
+func TestABusyFlowNeedsTwoAnswers(t *testing.T) {
+	for answers, want := range map[int]bool{1: false, 2: true, 3: true} {
+		r := newRig(t, false, 3)
+		r.handshake()
+		r.exchange()
+		given := 0
+		for end := r.now.Add(20 * time.Second); r.now.Before(end); {
+			n := r.reaching(3)
+			r.after(10 * time.Millisecond)
+			r.routers(3)
+			if r.reaching(3) > n {
+				r.out(segment{flags: wire.ACK, data: 10})
+				r.now = r.now.Add(rtt)
+				r.in(segment{flags: wire.ACK})
+				if last := r.probes[len(r.probes)-1]; last.TTL == 3 && given < answers {
+					given++
+					r.in(segment{flags: wire.ACK})
+				}
+			}
+		}
+		tr := r.traces()
+		if len(tr) != 1 || tr[0].Reached != want || given != min(answers, 2) {
+			t.Errorf("after %d answers: %+v", given, tr)
+		}
+	}
+}
+
+// The destination is nearer than its TTL says: its answer, while only lower TTLs are
+// outstanding, ends them, and from then on each probe that may reach it goes alone.
+func TestADistanceThatIsTooLarge(t *testing.T) {
+	const truly = 3
+	r := newRig(t, false, 7)
+	r.handshake()
+	r.after(10 * time.Millisecond)
+	r.routers(truly)
+	for _, p := range r.probes {
+		if int(p.TTL) >= 7 {
+			t.Fatalf("TTL %d before the first answer", p.TTL)
+		}
+	}
+	r.now = r.now.Add(rtt)
+	before, n := len(r.probes), r.reaching(truly)
+	r.in(segment{flags: wire.ACK})
+	var at []time.Time
+	for end := r.now.Add(8 * time.Second); r.now.Before(end); n = r.reaching(truly) {
+		r.after(10 * time.Millisecond)
+		r.routers(truly)
+		if more := r.reaching(truly) - n; more > 1 {
+			t.Errorf("%d probes at once that may reach it", more)
+		} else if more == 1 {
+			at = append(at, r.now)
+			r.now = r.now.Add(rtt)
+			r.in(segment{flags: wire.ACK})
+		}
+	}
+	for i := 1; i < len(at); i++ {
+		if at[i].Sub(at[i-1]) < probe.ReachingInterval {
+			t.Errorf("two within %v", at[i].Sub(at[i-1]))
+		}
+	}
+	for _, p := range r.probes[before:] {
+		if p.TTL > truly {
+			t.Errorf("TTL %d after the answer", p.TTL)
+		}
+	}
+	if tr := r.traces(); before < 6 || len(tr) != 1 || !tr[0].Reached || tr[0].Destination.TTL != truly || len(at) == 0 {
+		t.Errorf("%d attempts, %+v", len(at), tr)
+	}
+}
+
+// Whom nobody wants probed is not probed, and that is said.
+func TestNeverProbed(t *testing.T) {
+	for name, test := range map[string]struct {
+		cfg    Config
+		peer   string
+		reason trace.Reason
+	}{
+		"excluded":         {Config{Exclude: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}, "203.0.113.7", trace.ReasonExcluded},
+		"multicast":        {Config{}, "233.252.0.7", trace.ReasonExcluded},
+		"loopback":         {Config{}, "127.0.0.7", trace.ReasonLoopback},
+		"an address of us": {Config{Local: func(netip.Addr) bool { return true }}, "203.0.113.7", trace.ReasonLoopback},
+	} {
+		r := newRigOf(t, false, 6, test.cfg, netip.AddrPortFrom(netip.MustParseAddr(test.peer), 443))
+		r.handshake()
+		r.exchange()
+		r.after(3 * time.Second)
+		tr := r.traces()
+		if len(r.probes) != 0 || len(tr) != 1 || tr[0].Stop != trace.StopRefused || tr[0].Reason != test.reason {
+			t.Errorf("%s: %d probes, %+v", name, len(r.probes), tr)
+		}
+		if n := r.e.Stats(r.now).Probes.Refused; n != 1 {
+			t.Errorf("%s: %d counted as refused", name, n)
+		}
+	}
+}
+
+// A reset soon after a reaching probe opens the breaker, also for the next flow.
+func TestAResetOpensTheBreaker(t *testing.T) {
+	r := newRig(t, false, 3)
+	r.handshake()
+	r.exchange()
+	for r.reaching(3) == 0 {
+		r.after(10 * time.Millisecond)
+		r.routers(3)
+	}
+	r.now = r.now.Add(rtt)
+	r.in(segment{flags: wire.RST | wire.ACK})
+	if tr := r.traces(); len(tr) != 1 || tr[0].Impact.RSTs != 1 || !tr[0].Impact.Aborted || tr[0].Stop != trace.StopFlowClosed {
+		t.Errorf("%+v", tr)
+	}
+	before := r.reaching(3)
+	r.me = netip.AddrPortFrom(r.me.Addr(), 40001)
+	r.handshake()
+	r.exchange()
+	r.answering(3, 5*time.Second)
+	if n := r.reaching(3) - before; n > 0 {
+		t.Errorf("%d reaching probes to a destination that answered one with a reset", n)
+	}
+	if tr := r.traces(); len(tr) != 1 || tr[0].Stop != trace.StopUnknown || r.e.Stats(r.now).Impact.Aborts != 1 {
+		t.Errorf("%+v", tr)
+	}
+}
+
+// Several probes come to a host that answers with an error: the nearest tells how far
+// it is.
+func TestTheNearestUnreachable(t *testing.T) {
+	r := newRig(t, false, 7)
+	r.handshake()
+	r.exchange()
+	both := make([]capture.Packet, 2) // that come at once, the nearer one's first
+	for i, b := range r.packets {
+		switch ttl := int(r.probes[i].TTL); ttl {
+		case 1, 2, 3:
+			r.timeExceeded(ttl, b)
+		case 4, 6:
+			e := wire.ICMPError{Src: r.peer.Addr(), Dst: r.me.Addr(), TTL: 60, Type: 3, Code: 3, Quote: b}
+			both[(ttl-4)/2] = r.captured(e.AppendTo(nil), capture.Incoming)
+		}
+		r.packets[i] = nil
+	}
+	r.e.Step(r.now, both)
+	r.after(3 * time.Second)
+	tr := r.traces()
+	if len(tr) != 1 || tr[0].Destination == nil || tr[0].Destination.TTL != 4 || tr[0].Destination.By != trace.DestinationByICMP || !tr[0].Reached {
+		t.Errorf("%+v", tr)
+	}
+}

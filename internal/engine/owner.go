@@ -1,0 +1,154 @@
+package engine
+
+import (
+	"time"
+
+	"servicetraceroute/internal/flow"
+	"servicetraceroute/internal/owner"
+	"servicetraceroute/trace"
+)
+
+const (
+	// An owner is often known before the flow is: the kernel answers within a
+	// fraction of the millisecond that a captured packet waits.
+	maxEarly  = 4096
+	earlyLife = 5 * time.Second
+)
+
+// Question is a flow whose beginning nobody saw, or whose owner was not told.
+type Question struct {
+	Key       trace.FlowKey
+	Interface int
+}
+
+// early keeps owners until their flows appear, the oldest first.
+type early struct {
+	byKey map[trace.FlowKey]*owner.Owner
+	order []arrival
+}
+
+type arrival struct {
+	key trace.FlowKey
+	at  time.Time
+}
+
+func (y *early) put(now time.Time, o *owner.Owner) {
+	if y.byKey == nil {
+		y.byKey = map[trace.FlowKey]*owner.Owner{}
+	}
+	for len(y.order) > 0 && (len(y.order) >= maxEarly || now.Sub(y.order[0].at) > earlyLife) {
+		delete(y.byKey, y.order[0].key)
+		y.order = y.order[1:]
+	}
+	if y.byKey[o.Key] == nil {
+		y.order = append(y.order, arrival{o.Key, now})
+	}
+	y.byKey[o.Key] = o
+}
+
+func (y *early) take(k trace.FlowKey) *owner.Owner {
+	o := y.byKey[k]
+	delete(y.byKey, k)
+	return o
+}
+
+// Owner tells whose a flow is, which may decide that it is traced.
+func (e *Engine) Owner(now time.Time, o owner.Owner) {
+	f := e.table.Get(o.Key)
+	if f == nil || o.At.After(f.LastSeen) {
+		// Its SYN is still on the way here; what has these ports now is another
+		// connection.
+		e.early.put(now, &o)
+		return
+	}
+	a, _ := f.Attachment.(*attachment)
+	if a == nil {
+		a = &attachment{}
+		f.Attachment = a
+	}
+	if a.owner != nil && a.owner.Process.PID != 0 && o.Process.PID == 0 {
+		return
+	}
+	a.owner, a.epoch = &o, 0
+	e.consider(now, f)
+	e.closedBefore(now, f)
+}
+
+// ownerOf gives a flow the owner that was told before it appeared. With a SYN a
+// new connection begins, whose owner may be another one.
+func (e *Engine) ownerOf(now time.Time, f *flow.Flow, o *flow.Observation) {
+	a, _ := f.Attachment.(*attachment)
+	if o.FirstSYN && a != nil {
+		if a.run != nil {
+			e.finish(now, a.run, trace.StopFlowClosed)
+		}
+		a.owner, a.asked, a.epoch = nil, false, 0
+		if a.watch != nil && a.watch.Selector.ByOwner() {
+			a.watch = nil
+		}
+	}
+	if len(e.early.byKey) == 0 {
+		return
+	}
+	if known := e.early.take(f.Key); known != nil {
+		if a == nil {
+			a = &attachment{}
+			f.Attachment = a
+		}
+		a.owner, a.epoch = known, 0
+	}
+}
+
+// inquire asks once for the owner of a flow that depends on it, unless its SYN
+// was seen and the answer may be on its way.
+func (e *Engine) inquire(f *flow.Flow, a *attachment) {
+	switch {
+	case a.owner != nil || a.asked || !f.Egress.Known:
+		return
+	case f.TCP.SynOut && !f.TCP.Established:
+		a.epoch = 0 // look again with the next packet
+		return
+	}
+	a.asked = true
+	e.questions = append(e.questions, Question{f.Key, f.Egress.Interface})
+}
+
+// Questions hands out what the engine wants to know since the last call; the
+// answers come back by Owner, or never.
+func (e *Engine) Questions() []Question {
+	out := e.questions
+	e.questions = nil
+	return out
+}
+
+// inquireScale asks once for the window scale of a flow whose handshake was not seen.
+func (e *Engine) inquireScale(f *flow.Flow, a *attachment) {
+	if !a.sized && !f.TCP.WindowScaleKnown() {
+		a.sized = true
+		e.scales = append(e.scales, Question{f.Key, f.Egress.Interface})
+	}
+}
+
+// Scales hands out the flows whose window scale is wanted since the last call; the
+// answers come back by Scale, or never.
+func (e *Engine) Scales() []Question {
+	out := e.scales
+	e.scales = nil
+	return out
+}
+
+// Scale tells what the local socket of a flow knows of its handshake.
+func (e *Engine) Scale(k trace.FlowKey, local, peer uint8, sack bool) {
+	if f := e.table.Get(k); f != nil {
+		f.TCP.Told(local, peer, sack)
+	}
+}
+
+// process is what a record tells of a flow's owner.
+func (a *attachment) process() *trace.Process {
+	if a.owner == nil || a.owner.Process == (trace.Process{}) {
+		return nil
+	}
+	p := a.owner.Process
+	return &p
+}

@@ -1,0 +1,162 @@
+package engine
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"servicetraceroute/internal/owner"
+	"servicetraceroute/internal/service"
+	"servicetraceroute/internal/wire"
+	"servicetraceroute/trace"
+)
+
+// ownedRig selects by process alone.
+func ownedRig(t *testing.T) *rig {
+	r := newRig(t, false, 4)
+	r.w.Selector = service.Selector{PIDs: []int{42}}
+	return r
+}
+
+func (r *rig) key() trace.FlowKey { return trace.FlowKey{Proto: trace.TCP, Src: r.me, Dst: r.peer} }
+
+func (r *rig) owned(at time.Time, pid int) {
+	r.e.Owner(r.now, owner.Owner{Key: r.key(), At: at, Process: trace.Process{PID: pid, Name: "x"}, Final: true})
+	r.step(nil)
+}
+
+// The owner of a flow is told before its SYN, while it goes on, or never.
+func TestOwnerDecides(t *testing.T) {
+	for name, test := range map[string]struct {
+		tell func(r *rig, before bool)
+		want bool
+	}{
+		"before the SYN":        {func(r *rig, before bool) { r.when(before, r.now, 42) }, true},
+		"after the handshake":   {func(r *rig, before bool) { r.when(!before, time.Time{}, 42) }, true},
+		"another one, before":   {func(r *rig, before bool) { r.when(before, r.now, 43) }, false},
+		"another one, after":    {func(r *rig, before bool) { r.when(!before, time.Time{}, 43) }, false},
+		"never":                 {func(*rig, bool) {}, false},
+		"not found, afterwards": {func(r *rig, before bool) { r.when(before, r.now, 42); r.when(!before, time.Time{}, 0) }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := ownedRig(t)
+			test.tell(r, true)
+			r.handshake()
+			test.tell(r, false)
+			r.exchange()
+			if got := len(r.probes) > 0; got != test.want {
+				t.Fatalf("probed: %v", got)
+			}
+			r.e.Remove(r.now, r.w, trace.StopCancelled)
+			for _, tr := range r.traces() {
+				if tr.Process == nil || tr.Process.PID != 42 || tr.Service.By != trace.ByProcess {
+					t.Errorf("%+v %+v", tr.Process, tr.Service)
+				}
+			}
+		})
+	}
+}
+
+func (r *rig) when(yes bool, at time.Time, pid int) {
+	if yes {
+		r.owned(at, pid)
+	}
+}
+
+// A flow whose beginning nobody told about is asked about once.
+func TestQuestions(t *testing.T) {
+	r := ownedRig(t)
+	r.handshake()
+	r.exchange()
+	r.exchange()
+	if q := r.e.Questions(); len(q) != 1 || q[0] != (Question{r.key(), 2}) {
+		t.Errorf("%+v", q)
+	}
+	// Its first packet tells too little when it is joined late.
+	r = ownedRig(t)
+	r.exchange()
+	if q := r.e.Questions(); len(q) != 1 {
+		t.Errorf("joined late: %+v", q)
+	}
+	r = newRig(t, false, 4)
+	r.handshake()
+	if q := r.e.Questions(); len(q) != 0 {
+		t.Errorf("nobody depends on it: %+v", q)
+	}
+}
+
+// The next connection with the same ports may be somebody else's.
+func TestOwnerOfNextConnection(t *testing.T) {
+	r := ownedRig(t)
+	r.owned(r.now, 42)
+	r.handshake()
+	r.exchange()
+	if len(r.probes) == 0 {
+		t.Fatal("not probed")
+	}
+	r.now = r.now.Add(time.Second)
+	// While the old connection is still traced, the new one's owner is told.
+	r.owned(r.now, 43)
+	before := len(r.probes)
+	r.seq += 100000
+	r.handshake()
+	r.exchange()
+	if len(r.probes) != before {
+		t.Errorf("%d probes in a connection of another process", len(r.probes)-before)
+	}
+	all := r.traces()
+	if len(all) != 1 || all[0].Process.PID != 42 || all[0].Stop != trace.StopFlowClosed {
+		t.Errorf("%d traces, %+v", len(all), all)
+	}
+}
+
+// Owners of flows that never appear are forgotten.
+func TestEarlyOwnersAreBounded(t *testing.T) {
+	var y early
+	now := time.Unix(0, 0)
+	key := func(i int) trace.FlowKey {
+		return trace.FlowKey{Proto: trace.TCP, Src: netip.MustParseAddrPort(fmt.Sprintf("192.0.2.1:%d", i+1))}
+	}
+	for i := range 3 * maxEarly {
+		y.put(now, &owner.Owner{Key: key(i)})
+		y.put(now, &owner.Owner{Key: key(i), Final: true})
+	}
+	if len(y.byKey) > maxEarly || len(y.order) > maxEarly {
+		t.Errorf("%d and %d are kept", len(y.byKey), len(y.order))
+	}
+	if o := y.take(key(3*maxEarly - 1)); o == nil || !o.Final {
+		t.Errorf("%+v", o)
+	}
+	y.put(now.Add(earlyLife+1), &owner.Owner{Key: key(0)})
+	if len(y.byKey) != 1 {
+		t.Errorf("%d are kept for too long", len(y.byKey))
+	}
+}
+
+// A flow whose owner is told after its end is reported all the same, once.
+func TestOwnerToldTooLate(t *testing.T) {
+	r := ownedRig(t)
+	r.handshake()
+	r.exchange()
+	r.out(segment{flags: wire.FIN | wire.ACK})
+	r.in(segment{flags: wire.FIN | wire.ACK})
+	if n := len(r.traces()); n != 0 {
+		t.Fatalf("%d traces before the owner is known", n)
+	}
+	r.owned(time.Time{}, 42)
+	r.owned(time.Time{}, 42)
+	tr := r.traces()
+	if len(tr) != 1 || tr[0].Stop != trace.StopFlowClosed || tr[0].Process.PID != 42 || len(r.probes) != 0 {
+		t.Errorf("%+v", tr)
+	}
+	// To a watch that begins later it is history.
+	r.now = r.now.Add(time.Second)
+	r.e.Remove(r.now, r.w, trace.StopCancelled)
+	later := *r.w
+	r.e.Add(r.now, &later)
+	r.step(nil)
+	if n := len(r.traces()); n != 0 {
+		t.Errorf("%d records of a flow that was over", n)
+	}
+}

@@ -1,0 +1,109 @@
+package owner
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"servicetraceroute/trace"
+)
+
+// diag is a sock_diag(7) socket. The kernel answers within the call that asks, so
+// nothing here waits.
+type diag struct {
+	mu  sync.Mutex
+	fd  int
+	seq uint32
+	req []byte
+	buf [4096]byte
+}
+
+func openDiag() (*diag, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_INET_DIAG)
+	if err != nil {
+		return nil, err
+	}
+	return &diag{fd: fd}, nil
+}
+
+// ask asks for one socket, and for one attribute beside what is always told.
+func (d *diag) ask(key trace.FlowKey, ifindex, attribute int) (answer, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.seq++
+	d.req = appendRequest(d.req[:0], d.seq, key, ifindex, attribute)
+	for {
+		err := unix.Sendto(d.fd, d.req, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		if err == nil {
+			break
+		}
+		if err != unix.EINTR {
+			return answer{}, err
+		}
+	}
+	// What an earlier question left behind, if anything, comes first.
+	for range 16 {
+		n, _, err := unix.Recvfrom(d.fd, d.buf[:], 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return answer{}, err
+		}
+		a, err := parseAnswer(d.buf[:n], d.seq)
+		if !errors.Is(err, errStale) {
+			return a, err
+		}
+	}
+	return answer{}, errStale
+}
+
+// Sockets asks the kernel about the TCP sockets of one network namespace. It takes no
+// privilege. Its methods may be called from any goroutine.
+type Sockets struct{ diag *diag }
+
+// OpenSockets opens it in the network namespace of the calling thread.
+func OpenSockets() (*Sockets, error) {
+	d, err := openDiag()
+	if err != nil {
+		return nil, fmt.Errorf("owner: open sock_diag: %w", err)
+	}
+	return &Sockets{d}, nil
+}
+
+// Handshake tells how a local socket's connection was agreed upon. Interface is the
+// one at which the flow is seen. A flow that is none of this host's is an error.
+func (s *Sockets) Handshake(key trace.FlowKey, ifindex int) (Handshake, error) {
+	a, err := s.diag.ask(key, ifindex, diagInfo)
+	if err == nil && !a.hasInfo {
+		err = errShort
+	}
+	if err != nil {
+		return Handshake{}, fmt.Errorf("owner: handshake of %v: %w", key, err)
+	}
+	return a.handshake, nil
+}
+
+// Close closes it.
+func (s *Sockets) Close() error { return s.diag.close() }
+
+func (d *diag) close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return unix.Close(d.fd)
+}
+
+// timespec reads the kernel's struct timespec of a control message.
+func timespec(data []byte) (time.Time, bool) {
+	var ts unix.Timespec
+	raw := unsafe.Slice((*byte)(unsafe.Pointer(&ts)), unsafe.Sizeof(ts))
+	if len(data) < len(raw) {
+		return time.Time{}, false
+	}
+	copy(raw, data) // data need not be aligned
+	return time.Unix(ts.Unix()), true
+}

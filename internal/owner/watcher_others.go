@@ -1,0 +1,54 @@
+//go:build !linux
+
+package owner
+
+import (
+	"errors"
+	"runtime"
+
+	"servicetraceroute/trace"
+)
+
+// Watcher needs Linux.
+type Watcher struct{}
+
+// Open returns an error that matches errors.ErrUnsupported.
+func Open(func()) (*Watcher, error) { return nil, unsupported{} }
+
+// Owners is never called: there is no Watcher.
+func (w *Watcher) Owners() <-chan Owner { return nil }
+
+// Want is never called.
+func (w *Watcher) Want(Want) {}
+
+// Ask is never called.
+func (w *Watcher) Ask(trace.FlowKey, int) {}
+
+// Stats is never called.
+func (w *Watcher) Stats() Stats { return Stats{} }
+
+// Close is never called.
+func (w *Watcher) Close() error { return nil }
+
+// Sockets needs Linux.
+type Sockets struct{}
+
+// OpenSockets returns an error that matches errors.ErrUnsupported.
+func OpenSockets() (*Sockets, error) { return nil, unsupported{} }
+
+// Handshake is never called.
+func (s *Sockets) Handshake(trace.FlowKey, int) (Handshake, error) { return Handshake{}, unsupported{} }
+
+// Close is never called.
+func (s *Sockets) Close() error { return nil }
+
+// unsupported matches errors.ErrUnsupported, whose own words would add nothing.
+type unsupported struct{}
+
+// Error implements error.
+func (unsupported) Error() string {
+	return "owner: finding the process of a flow is not supported on " + runtime.GOOS + " (needs Linux)"
+}
+
+// Is implements the errors package's convention.
+func (unsupported) Is(target error) bool { return target == errors.ErrUnsupported }

@@ -1,0 +1,82 @@
+package probe
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"servicetraceroute/internal/wire"
+)
+
+// jurors are outstanding probes with offsets as if at random.
+func jurors(n int) (all []*Sent) {
+	for i := range n {
+		all = append(all, &Sent{TCPProbe: wire.TCPProbe{
+			Src: netip.MustParseAddrPort("192.0.2.1:40000"), Dst: netip.MustParseAddrPort("203.0.113.7:443"),
+			Seq: uint32(1000 + i*i*37), Ack: 77, ID: uint16(0x1200 + 7*i),
+		}, Len: 40})
+	}
+	return all
+}
+
+// shifted is the reply to a probe whose number a box has raised by 5000.
+func shifted(at time.Time, s *Sent, newID bool) Reply {
+	q := wire.Quote{Version: 4, Proto: wire.ProtoTCP, HasPorts: true, HasSeq: true, Seq: s.Seq + 5000, ID: s.ID, Len: s.Len}
+	if newID {
+		q.ID ^= 0x5555
+	}
+	return Reply{At: at, Quote: q}
+}
+
+func TestAnUnsureShiftNeedsSix(t *testing.T) {
+	for _, newID := range []bool{false, true} {
+		var j Jury
+		all, needed := jurors(10), 3
+		if newID {
+			needed = 6
+		}
+		for i := range 6 {
+			believed := len(j.Hear(shifted(start, all[i], newID), all))
+			if want := i+1 == needed; (believed == needed) != want && i < needed {
+				t.Errorf("identification replaced: %v: quote %d makes %d believed", newID, i+1, believed)
+			}
+			if i+1 == needed {
+				break
+			}
+		}
+	}
+}
+
+func TestOldVotesDoNotCount(t *testing.T) {
+	var j Jury
+	all := jurors(10)
+	for i := range 8 {
+		if b := j.Hear(shifted(start.Add(time.Duration(i)*1100*time.Millisecond), all[i], false), all); len(b) > 0 {
+			t.Errorf("believed after quote %d", i+1)
+		}
+	}
+}
+
+// After a second with too many quotes the next one is not listened to either: a
+// flood would otherwise be heard ten times in each second.
+func TestTheJuryIsDeafInAFlood(t *testing.T) {
+	var j Jury
+	all := jurors(10)
+	guess := shifted(start, all[0], true)
+	guess.Quote.Seq += 99999
+	for range 50 {
+		j.Hear(guess, all)
+	}
+	for i := range 3 {
+		if b := j.Hear(shifted(start.Add(time.Second), all[i], false), all); len(b) > 0 {
+			t.Errorf("believed %d in the second after", len(b))
+		}
+	}
+	believed := 0
+	for i := range 3 {
+		believed += len(j.Hear(shifted(start.Add(2*time.Second), all[i], false), all))
+	}
+	if believed != 3 {
+		t.Errorf("%d believed when all is quiet", believed)
+	}
+}

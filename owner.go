@@ -1,0 +1,144 @@
+package servicetraceroute
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"servicetraceroute/internal/engine"
+	"servicetraceroute/internal/owner"
+	"servicetraceroute/internal/service"
+	"servicetraceroute/trace"
+)
+
+// ErrNoProcesses: a Selection by process needs Config.Processes.
+var ErrNoProcesses = errors.New("needs Config.Processes")
+
+// Run selects what one command opens, with all that it starts: service.by is
+// "run".
+type Run struct {
+	// Name and Value become the service's.
+	Name, Value string
+	// Cgroup is the control group (cgroup2) that the command was started in, as a
+	// path or as a directory; empty: none. This way is exact, also for flows of a
+	// millisecond.
+	Cgroup string
+	// Descendants is a process whose descendants are the command and all that it
+	// starts; 0: none. It is the way where no control group can be made: whose a
+	// flow is must be found in /proc while its socket is open.
+	Descendants int
+}
+
+// openOwners opens what tells whose flows are, if it is wanted.
+func (t *Tracer) openOwners() (err error) {
+	if t.cfg.Processes {
+		t.owners, err = owner.Open(t.wakeLoop)
+	}
+	return err
+}
+
+// openSockets opens what tells the window scale of flows that began before, where the
+// flows are this host's. Without it such a flow has less room for probes.
+func (t *Tracer) openSockets() {
+	if t.cfg.Source != nil {
+		return
+	}
+	var err error
+	if t.sockets, err = owner.OpenSockets(); err != nil {
+		t.log.Info("window scales of flows that exist already stay unknown", "err", err)
+	}
+}
+
+// tellScales answers the engine's questions. The kernel does within microseconds.
+func (t *Tracer) tellScales() {
+	for _, q := range t.engine.Scales() {
+		if t.sockets == nil {
+			continue
+		}
+		h, err := t.sockets.Handshake(q.Key, q.Interface)
+		if err != nil {
+			t.log.Debug("window scale not known", "err", err) // of a flow that only passes, say
+			continue
+		}
+		t.engine.Scale(q.Key, h.LocalScale, h.PeerScale, h.SACK)
+	}
+}
+
+// takeOwners hands the engine what was found out since the last call.
+func (t *Tracer) takeOwners(now time.Time) {
+	if t.owners == nil {
+		return
+	}
+	for {
+		select {
+		case o := <-t.owners.Owners():
+			t.engine.Owner(now, o)
+		default:
+			return
+		}
+	}
+}
+
+// askOwners asks what the engine wants to know.
+func (t *Tracer) askOwners() {
+	for _, q := range t.engine.Questions() {
+		if t.owners != nil {
+			t.owners.Ask(q.Key, q.Interface)
+		}
+	}
+}
+
+// wantOwners looks only for those that some watch depends on.
+func (t *Tracer) wantOwners() {
+	if t.owners == nil {
+		return
+	}
+	var want owner.Want
+	for w := range t.watches {
+		want = want.And(w.Selector.Want())
+	}
+	t.owners.Want(want)
+}
+
+// ownerStats are nil without Config.Processes.
+func (t *Tracer) ownerStats() *trace.OwnerStats {
+	if t.owners == nil {
+		return nil
+	}
+	s := trace.OwnerStats(t.owners.Stats())
+	return &s
+}
+
+// owned puts the selection's conditions on a flow's owner into the watch.
+func (s Selection) owned(w *engine.Watch) error {
+	for _, name := range s.Processes {
+		if name == "" {
+			return errors.New("servicetraceroute: Selection.Processes: an empty name")
+		}
+	}
+	for _, pid := range s.PIDs {
+		if pid <= 0 {
+			return fmt.Errorf("servicetraceroute: Selection.PIDs: %d is no process", pid)
+		}
+	}
+	hierarchy, _ := owner.FindHierarchy() // without one a path is what was written
+	for _, group := range s.Cgroups {
+		if group == "" {
+			return errors.New("servicetraceroute: Selection.Cgroups: an empty path")
+		}
+		w.Selector.Cgroups = append(w.Selector.Cgroups, hierarchy.Group(group))
+	}
+	w.Selector.Processes, w.Selector.PIDs = s.Processes, s.PIDs
+	if r := s.Run; r != nil {
+		if r.Cgroup == "" && r.Descendants <= 0 {
+			return errors.New("servicetraceroute: Selection.Run: neither Cgroup nor Descendants")
+		}
+		w.Selector.Run = &service.Run{
+			Service: trace.Service{Name: r.Name, By: trace.ByRun, Value: r.Value}, Tree: max(r.Descendants, 0),
+		}
+		if r.Cgroup != "" {
+			w.Selector.Run.Cgroup = hierarchy.Group(r.Cgroup)
+		}
+	}
+	return nil
+}

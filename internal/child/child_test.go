@@ -19,9 +19,13 @@ func TestFind(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	folder := filepath.Join(dir, "folder")
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for name, want := range map[string]int{
 		"good": 0, filepath.Join(dir, "good"): 0, "bad": StatusNotFound, filepath.Join(dir, "bad"): StatusNotFound,
-		filepath.Join(dir, "data"): StatusNotExecutable, dir: StatusNotExecutable,
+		filepath.Join(dir, "data"): StatusNotExecutable, folder: StatusNotExecutable,
 	} {
 		path, err := Find(name)
 		var start *StartError

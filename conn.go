@@ -34,8 +34,9 @@ const (
 // 200 ms, TraceConn asks the kernel for its own keepalive, which the peer's kernel
 // answers and which adds nothing to the stream, and puts the options back as soon as
 // the trace has begun. When nobody answers for 5 s the trace stops as flow-idle; when not
-// even the keepalives were seen, it is refused for no-state: the connection's addresses
-// are translated on this host, or it is in another network namespace. No keepalive is asked for on a connection with TCP_USER_TIMEOUT, which an unanswered
+// even the keepalives were seen, it is refused for no-state: the connection is in another
+// network namespace, or its addresses are translated on this host and the process has no
+// CAP_NET_ADMIN, with which the kernel tells how. No keepalive is asked for on a connection with TCP_USER_TIMEOUT, which an unanswered
 // one could end, nor outside Linux: there the trace waits for traffic until ctx ends.
 //
 // When ctx ends the partial trace is returned, and no error. A connection that
@@ -51,6 +52,7 @@ func (t *Tracer) TraceConn(ctx context.Context, conn net.Conn) (*trace.Trace, er
 	if err != nil {
 		return nil, err
 	}
+	t.translated(w)
 	if raw != nil && connClosed(raw) {
 		return t.nothing(w, flow, trace.StopFlowClosed), nil
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -138,7 +139,14 @@ type seen struct {
 }
 
 // watchFor watches flows to an address in a namespace for so long.
-func watchFor(t *testing.T, cfg servicetraceroute.Config, n *nstest.NS, to netip.Addr, d time.Duration, meanwhile func()) (s seen) {
+func watchFor(t *testing.T, cfg servicetraceroute.Config, n *nstest.NS, to netip.Addr, d time.Duration, meanwhile func()) seen {
+	t.Helper()
+	return selectFor(t, cfg, n, servicetraceroute.Selection{Hosts: []string{to.String()}}, d, meanwhile)
+}
+
+// selectFor watches what is selected in a namespace for so long. meanwhile runs once
+// the watch is in force.
+func selectFor(t *testing.T, cfg servicetraceroute.Config, n *nstest.NS, sel servicetraceroute.Selection, d time.Duration, meanwhile func()) (s seen) {
 	t.Helper()
 	if n != nil {
 		cfg.NetNS = fmt.Sprintf("/proc/self/fd/%d", n.FD())
@@ -156,9 +164,9 @@ func watchFor(t *testing.T, cfg servicetraceroute.Config, n *nstest.NS, to netip
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	defer cancel()
 	if meanwhile != nil {
-		go meanwhile()
+		sel.Ready = func() { go meanwhile() }
 	}
-	for ev, err := range tracer.Watch(ctx, servicetraceroute.Selection{Hosts: []string{to.String()}}) {
+	for ev, err := range tracer.Watch(ctx, sel) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -265,7 +273,7 @@ func TestLocalNAT(t *testing.T) {
 			}
 		})
 	}
-	// By its own addresses a connection that is translated shows nothing: that is said.
+	// Asked for by what its socket calls it, the kernel tells how it looks on the wire.
 	t.Run("a connection of the program", func(t *testing.T) {
 		var conn net.Conn
 		h.host.Must(t, func() (err error) { conn, err = net.Dial("tcp", "203.0.113.9:80"); return err })
@@ -276,8 +284,34 @@ func TestLocalNAT(t *testing.T) {
 		}
 		defer tracer.Close()
 		tr, err := tracer.TraceConn(t.Context(), conn)
-		if err != nil || tr.Stop != trace.StopRefused || tr.Reason != trace.ReasonNoState {
-			t.Errorf("%+v, %v", tr, err)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.translated(t, tr, addrPortOf(conn.LocalAddr()), addrPortOf(conn.RemoteAddr()), serverAddr)
+		if last, ok := tracer.Last(tr.Flow.FlowKey); !ok || last != tr {
+			t.Errorf("the last trace of %v: %v", tr.Flow.FlowKey, last)
+		}
+	})
+	t.Run("by process", func(t *testing.T) {
+		to := netip.MustParseAddrPort("203.0.113.9:80")
+		cfg := servicetraceroute.Config{Processes: true}
+		before := talk(t, h.host, to)
+		var after netip.AddrPort
+		opened := make(chan struct{})
+		s := selectFor(t, cfg, h.host, servicetraceroute.Selection{PIDs: []int{os.Getpid()}}, 4*time.Second, func() {
+			defer close(opened)
+			after = talk(t, h.host, to)
+		})
+		<-opened
+		left := map[netip.AddrPort]bool{before: true, after: true}
+		for _, tr := range s.traces {
+			if left[tr.Flow.Src] {
+				delete(left, tr.Flow.Src)
+				h.translated(t, tr, tr.Flow.Src, to, serverAddr)
+			}
+		}
+		if len(left) > 0 {
+			t.Errorf("of %v and %v not traced: %v", before, after, left)
 		}
 	})
 	// A container's flow, masqueraded, looks like the host's own where it leaves.
@@ -298,6 +332,21 @@ func TestLocalNAT(t *testing.T) {
 		}
 	})
 }
+
+// translated checks the trace of a flow that its socket calls src to dst, and that
+// leaves for wire.
+func (h *house) translated(t *testing.T, tr *trace.Trace, src, dst, wire netip.AddrPort) {
+	t.Helper()
+	f := tr.Flow
+	if f.Src != src || f.Dst != dst || f.NAT == nil || f.NAT.Dst != wire || f.NAT.Src.Port() == src.Port() {
+		t.Errorf("%v, on the wire %v; want %v to %v, on the wire to %v", f.FlowKey, f.NAT, src, dst, wire)
+	}
+	if path(tr) != "192.0.2.254 198.51.100.1" || !tr.Reached || tr.Service == nil {
+		t.Errorf("path %q, stop %v, service %v", path(tr), tr.Stop, tr.Service)
+	}
+}
+
+func addrPortOf(a net.Addr) netip.AddrPort { return a.(*net.TCPAddr).AddrPort() }
 
 // translate sets up source and destination translation of what this host sends, in
 // the calling thread's namespace:

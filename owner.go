@@ -49,6 +49,18 @@ func (t *Tracer) openSockets() {
 	}
 }
 
+// translated finds out how the one flow that the watch wants looks on the wire, when
+// that is asked for as its socket knows it and this host translates it.
+func (t *Tracer) translated(w *engine.Watch) {
+	f := w.Selector.Flow
+	if t.sockets == nil || !f.Src.Addr().IsValid() || f.Src.Port() == 0 {
+		return
+	}
+	if wire := t.sockets.OnWire(f.FlowKey); wire != f.FlowKey {
+		f.NAT = &wire
+	}
+}
+
 // tellScales answers the engine's questions. The kernel does within microseconds.
 func (t *Tracer) tellScales() {
 	for _, q := range t.engine.Scales() {

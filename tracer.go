@@ -186,6 +186,7 @@ func (t *Tracer) Trace(ctx context.Context, flow trace.Flow) (*trace.Trace, erro
 	if err != nil {
 		return nil, err
 	}
+	t.translated(w)
 	return t.one(ctx, w, flow.Tuple)
 }
 
@@ -236,6 +237,7 @@ func (t *Tracer) nothing(w *engine.Watch, flow trace.Tuple, stop trace.Stop) *tr
 	var id [8]byte
 	_, _ = crand.Read(id[:]) // never fails
 	now := time.Now()
+	flow.NAT = w.Selector.Flow.NAT
 	tr := &trace.Trace{
 		ID: hex.EncodeToString(id[:]), Label: t.cfg.Label, Start: now, End: now, Algorithm: w.Params.Algorithm,
 		Flow: flow, Hops: []trace.Hop{}, Stop: stop, Observed: trace.Observed{RTT: -1},

@@ -32,6 +32,15 @@ type Tuple struct {
 	NAT       *FlowKey // the key on the wire, only when it differs from FlowKey
 }
 
+// Wire returns the key that the flow's packets have where they leave this host: NAT
+// where addresses or ports are translated before, else the key itself.
+func (t Tuple) Wire() FlowKey {
+	if t.NAT != nil {
+		return *t.NAT
+	}
+	return t.FlowKey
+}
+
 // Service says why a flow was selected.
 type Service struct {
 	Name  string `json:"name"`  // the rule's name, or the selector as the user wrote it

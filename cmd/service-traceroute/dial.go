@@ -157,7 +157,7 @@ func (f *dialFlags) run(ctx context.Context, where string, stdout, stderr io.Wri
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	if err := privilege.Drop(); err != nil {
+	if err := privilege.Drop(translations()...); err != nil {
 		return failed(err, "")
 	}
 	user := ctx
@@ -193,7 +193,7 @@ func (f *dialFlags) run(ctx context.Context, where string, stdout, stderr io.Wri
 	}
 	if found.Reason == trace.ReasonNoState {
 		fmt.Fprintln(stderr, "hint: no packet with the connection's own addresses was seen: does this host translate them (NAT)? "+
-			"Then trace --host shows the flow as it leaves")
+			"As root the kernel tells how; trace --host shows the flow as it leaves")
 	}
 	c.answered(ctx)
 	return nil

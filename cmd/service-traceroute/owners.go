@@ -11,6 +11,8 @@ import (
 
 	"servicetraceroute"
 	"servicetraceroute/internal/output"
+	"servicetraceroute/internal/owner"
+	"servicetraceroute/internal/privilege"
 )
 
 // ownerFlags say whose flows are traced.
@@ -44,6 +46,15 @@ func (f *ownerFlags) apply(cfg *servicetraceroute.Config, sel *servicetraceroute
 		}
 	}
 	return nil
+}
+
+// translations is the capability with which the kernel tells how it translates this
+// host's own flows; none where it cannot translate any.
+func translations() []privilege.Capability {
+	if !owner.Tracking() {
+		return nil
+	}
+	return []privilege.Capability{privilege.NetAdmin}
 }
 
 // what names what is watched, as the user wrote it.

@@ -162,16 +162,17 @@ func (s *session) shed() (err error) {
 }
 
 // keep are the capabilities that are needed to see which of the command's
-// processes has a socket open: none where it runs as the user who we become.
+// processes has a socket open (none where it runs as the user who we become), and
+// what its socket calls a flow that is translated.
 func (s *session) keep() []privilege.Capability {
 	uid, _, under := privilege.Invoker()
 	if u := s.command.User; u != nil && under && int(u.UID) == uid {
-		return nil
+		return translations()
 	}
 	if os.Geteuid() != 0 {
-		return nil
+		return translations()
 	}
-	return []privilege.Capability{privilege.SysPtrace, privilege.DACReadSearch}
+	return append(translations(), privilege.SysPtrace, privilege.DACReadSearch)
 }
 
 // forTidying are the capabilities that removing the control group takes.

@@ -92,7 +92,7 @@ func (f *traceFlags) run(ctx context.Context, stdout, stderr io.Writer) (err err
 	defer func() { err = errors.Join(err, done()) }()
 	var keep []privilege.Capability
 	if f.any() { // to see which process has a socket open
-		keep = []privilege.Capability{privilege.SysPtrace, privilege.DACReadSearch}
+		keep = append(translations(), privilege.SysPtrace, privilege.DACReadSearch)
 	}
 	keep = append(keep, f.needs()...)
 	if err := privilege.Drop(keep...); err != nil {

@@ -28,7 +28,7 @@ func (e *Engine) claim(now time.Time, w *Watch) {
 	if !w.single() {
 		return
 	}
-	f := e.table.Get(w.Selector.Flow.FlowKey)
+	f := e.table.Get(w.Selector.Flow.Wire())
 	if f == nil {
 		return
 	}
@@ -66,7 +66,7 @@ func (e *Engine) claims(now time.Time) {
 // Settled is when nothing is under way to the peer: of a flow joined at a keepalive
 // that is known only after the second. Known is when any packet of it was seen.
 func (e *Engine) Shown(w *Watch) (shown, settled, known bool) {
-	f := e.table.Get(w.Selector.Flow.FlowKey)
+	f := e.table.Get(w.Selector.Flow.Wire())
 	if f == nil || !ready(f) || !f.TCP.PeerSpoke {
 		return false, false, f != nil
 	}

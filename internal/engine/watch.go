@@ -217,7 +217,23 @@ func (e *Engine) tuple(f *flow.Flow) trace.Tuple {
 	if e.cfg.InterfaceName != nil && f.Egress.Known {
 		t.Interface = e.cfg.InterfaceName(f.Egress.Interface)
 	}
+	if a, ok := f.Attachment.(*attachment); ok && a.socket().IsValid() {
+		wire := f.Key
+		t.FlowKey, t.NAT = a.socket(), &wire
+	}
 	return t
+}
+
+// socket is what the flow's own socket calls it, where that is known to be another key
+// than the one on the wire; else the zero key.
+func (a *attachment) socket() trace.FlowKey {
+	if a.watch != nil && a.watch.single() && a.watch.Selector.Flow.NAT != nil {
+		return a.watch.Selector.Flow.FlowKey
+	}
+	if a.owner != nil {
+		return a.owner.Socket
+	}
+	return trace.FlowKey{}
 }
 
 // retraceDue starts the next trace of live flows whose time has come.

@@ -62,9 +62,13 @@ func (d *diag) ask(key trace.FlowKey, ifindex, attribute int) (answer, error) {
 	return answer{}, errStale
 }
 
-// Sockets asks the kernel about the TCP sockets of one network namespace. It takes no
-// privilege. Its methods may be called from any goroutine.
-type Sockets struct{ diag *diag }
+// Sockets asks the kernel about the sockets of one network namespace. It takes no
+// privilege but where addresses are translated on this host: there CAP_NET_ADMIN, or
+// such flows stay unknown. Its methods may be called from any goroutine.
+type Sockets struct {
+	diag *diag
+	nat  *translations // nil: nothing is translated
+}
 
 // OpenSockets opens it in the network namespace of the calling thread.
 func OpenSockets() (*Sockets, error) {
@@ -72,13 +76,32 @@ func OpenSockets() (*Sockets, error) {
 	if err != nil {
 		return nil, fmt.Errorf("owner: open sock_diag: %w", err)
 	}
-	return &Sockets{d}, nil
+	nat, err := openTranslations()
+	if err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	return &Sockets{d, nat}, nil
+}
+
+// OnWire is the key with which a socket's flow is on the wire. That is the socket's own
+// where nothing is translated, and where it cannot be known.
+func (s *Sockets) OnWire(socket trace.FlowKey) trace.FlowKey {
+	if wire, ok := s.nat.outside(socket); ok {
+		return wire
+	}
+	return socket
 }
 
 // Handshake tells how a local socket's connection was agreed upon. Interface is the
-// one at which the flow is seen. A flow that is none of this host's is an error.
+// one at which the flow is seen, the key that on the wire. A flow that is none of this
+// host's is an error.
 func (s *Sockets) Handshake(key trace.FlowKey, ifindex int) (Handshake, error) {
 	a, err := s.diag.ask(key, ifindex, diagInfo)
+	if errors.Is(err, errGone) {
+		if socket, ok := s.nat.inside(key); ok {
+			a, err = s.diag.ask(socket, ifindex, diagInfo)
+		}
+	}
 	if err == nil && !a.hasInfo {
 		err = errShort
 	}
@@ -89,7 +112,7 @@ func (s *Sockets) Handshake(key trace.FlowKey, ifindex int) (Handshake, error) {
 }
 
 // Close closes it.
-func (s *Sockets) Close() error { return s.diag.close() }
+func (s *Sockets) Close() error { return errors.Join(s.diag.close(), s.nat.close()) }
 
 func (d *diag) close() error {
 	d.mu.Lock()

@@ -10,7 +10,10 @@ import (
 // Owner is what is known of a flow's local socket. It comes in up to two steps:
 // the control group as soon as the kernel named it, the process a little later.
 type Owner struct {
-	Key trace.FlowKey
+	Key trace.FlowKey // on the wire
+	// Socket is what the socket itself calls the flow, where this host translates
+	// addresses or ports before they leave; zero where it is Key.
+	Socket trace.FlowKey
 	// At is the kernel's time of the SYN that was seen; zero when the flow was asked
 	// about later.
 	At time.Time

@@ -25,6 +25,7 @@ type Watcher struct {
 	file *os.File // the packet socket, without a ring: that would deliver too late
 	conn syscall.RawConn
 	diag *diag
+	nat  *translations // nil: nothing is translated
 	wake func()
 
 	proc    procs
@@ -72,6 +73,9 @@ func Open(wake func()) (*Watcher, error) {
 	}
 	if w.diag, err = openDiag(); err != nil {
 		return nil, errors.Join(fmt.Errorf("owner: open sock_diag: %w", err), w.file.Close())
+	}
+	if w.nat, err = openTranslations(); err != nil {
+		return nil, errors.Join(err, w.file.Close(), w.diag.close())
 	}
 	w.work.Go(w.watch)
 	w.work.Go(w.search)
@@ -143,7 +147,7 @@ func (w *Watcher) Close() error {
 		close(w.quit)
 		w.closed = w.file.Close()
 		w.work.Wait()
-		w.closed = errors.Join(w.closed, w.diag.close())
+		w.closed = errors.Join(w.closed, w.diag.close(), w.nat.close())
 	})
 	return w.closed
 }
@@ -210,6 +214,12 @@ func (w *Watcher) began(key trace.FlowKey, ifindex int, at time.Time) {
 func (w *Watcher) inquire(p *pending) bool {
 	w.asked.Add(1)
 	a, err := w.diag.ask(p.owner.Key, p.ifindex, 0)
+	if errors.Is(err, errGone) {
+		if socket, ok := w.nat.inside(p.owner.Key); ok {
+			p.owner.Socket = socket
+			a, err = w.diag.ask(socket, p.ifindex, 0)
+		}
+	}
 	if err != nil || a.inode == 0 && !a.hasCgroup {
 		w.unknown.Add(1)
 		return false

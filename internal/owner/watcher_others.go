@@ -30,6 +30,9 @@ func (w *Watcher) Stats() Stats { return Stats{} }
 // Close is never called.
 func (w *Watcher) Close() error { return nil }
 
+// Tracking is of Linux.
+func Tracking() bool { return false }
+
 // Sockets needs Linux.
 type Sockets struct{}
 
@@ -38,6 +41,9 @@ func OpenSockets() (*Sockets, error) { return nil, unsupported{} }
 
 // Handshake is never called.
 func (s *Sockets) Handshake(trace.FlowKey, int) (Handshake, error) { return Handshake{}, unsupported{} }
+
+// OnWire is never called.
+func (s *Sockets) OnWire(k trace.FlowKey) trace.FlowKey { return k }
 
 // Close is never called.
 func (s *Sockets) Close() error { return nil }

@@ -53,7 +53,7 @@ type Run struct {
 // about the flow's owner select by themselves.
 type Selector struct {
 	Rules      []Rule
-	Flow       *trace.Tuple // one flow; source port 0 and an invalid source match any
+	Flow       *trace.Tuple // one flow, by its key on the wire; source port 0 and an invalid source match any
 	Ports      []PortRange
 	Protos     []trace.Proto
 	Interfaces []string
@@ -106,7 +106,8 @@ func (s *Selector) matchRules(t trace.Tuple) (trace.Service, bool) {
 	var best *Rule
 	for i := range s.Rules {
 		r := &s.Rules[i]
-		if r.Prefix.Contains(t.Dst.Addr()) && (best == nil || r.Prefix.Bits() > best.Prefix.Bits()) {
+		to := r.Prefix.Contains(t.Dst.Addr()) || r.Prefix.Contains(t.Wire().Dst.Addr())
+		if to && (best == nil || r.Prefix.Bits() > best.Prefix.Bits()) {
 			best = r
 		}
 	}
@@ -117,19 +118,20 @@ func (s *Selector) matchRules(t trace.Tuple) (trace.Service, bool) {
 }
 
 func (s *Selector) matchFlow(t trace.Tuple) (trace.Service, bool) {
-	f := s.Flow
-	same := f.Proto == t.Proto && f.Dst == t.Dst &&
-		(!f.Src.Addr().IsValid() || f.Src.Addr().IsUnspecified() || f.Src.Addr() == t.Src.Addr()) &&
-		(f.Src.Port() == 0 || f.Src.Port() == t.Src.Port())
-	return trace.Service{Name: f.Dst.String(), By: trace.ByConnection, Value: f.Dst.String()}, same
+	f, wire := s.Flow.Wire(), t.Wire()
+	same := f.Proto == wire.Proto && f.Dst == wire.Dst &&
+		(!f.Src.Addr().IsValid() || f.Src.Addr().IsUnspecified() || f.Src.Addr() == wire.Src.Addr()) &&
+		(f.Src.Port() == 0 || f.Src.Port() == wire.Src.Port())
+	name := s.Flow.Dst.String() // as it was asked for
+	return trace.Service{Name: name, By: trace.ByConnection, Value: name}, same
 }
 
 func (s *Selector) narrowed(t trace.Tuple) bool {
-	port := t.Dst.Port()
+	port, wire := t.Dst.Port(), t.Wire().Dst.Port()
 	if t.Direction == trace.In {
-		port = t.Src.Port()
+		port, wire = t.Src.Port(), t.Wire().Src.Port()
 	}
-	in := func(r PortRange) bool { return r.Contains(port) }
+	in := func(r PortRange) bool { return r.Contains(port) || r.Contains(wire) }
 	switch {
 	case len(s.Ports) > 0 && !slices.ContainsFunc(s.Ports, in),
 		len(s.Protos) > 0 && !slices.Contains(s.Protos, t.Proto),
@@ -147,7 +149,8 @@ func (s *Selector) narrowed(t trace.Tuple) bool {
 func (s *Selector) Prefixes() []netip.Prefix {
 	var all []netip.Prefix
 	if s.Flow != nil {
-		all = append(all, netip.PrefixFrom(s.Flow.Dst.Addr(), s.Flow.Dst.Addr().BitLen()))
+		dst := s.Flow.Wire().Dst.Addr()
+		all = append(all, netip.PrefixFrom(dst, dst.BitLen()))
 	}
 	for _, r := range s.Rules {
 		all = append(all, r.Prefix)

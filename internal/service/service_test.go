@@ -100,3 +100,33 @@ func TestParsePorts(t *testing.T) {
 		}
 	}
 }
+
+// A flow that this host translates is selected by either of its names.
+func TestMatchTranslated(t *testing.T) {
+	wire := tuple("192.0.2.1:61000", "203.0.113.7:8080").FlowKey
+	flow := tuple("10.0.0.2:40000", "10.96.0.1:80", func(t *trace.Tuple) { t.NAT = &wire })
+	asked := flow // as TraceConn does
+	for name, test := range map[string]struct {
+		s    Selector
+		want Verdict
+	}{
+		"the socket's address": {Selector{Rules: []Rule{rule("10.96.0.0/16", "x")}}, Yes},
+		"the wire's address":   {Selector{Rules: []Rule{rule("203.0.113.7/32", "x")}}, Yes},
+		"another address":      {Selector{Rules: []Rule{rule("203.0.113.8/32", "x")}}, No},
+		"the socket's port":    {Selector{Flow: &asked, Ports: []PortRange{{80, 80}}}, Yes},
+		"the wire's port":      {Selector{Flow: &asked, Ports: []PortRange{{8080, 8080}}}, Yes},
+		"another port":         {Selector{Flow: &asked, Ports: []PortRange{{443, 443}}}, No},
+	} {
+		if why, v := test.s.Match(flow, nil); v != test.want {
+			t.Errorf("%s: %+v, verdict %d, want %d", name, why, v, test.want)
+		}
+	}
+	// Before it is known that they are the same.
+	seen := tuple("192.0.2.1:61000", "203.0.113.7:8080")
+	if why, v := (&Selector{Flow: &asked}).Match(seen, nil); v != Yes || why.Name != "10.96.0.1:80" {
+		t.Errorf("%+v, verdict %d", why, v)
+	}
+	if p := (&Selector{Flow: &asked}).Prefixes(); len(p) != 1 || p[0].String() != "203.0.113.7/32" {
+		t.Errorf("the capture passes %v", p)
+	}
+}

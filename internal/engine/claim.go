@@ -6,6 +6,7 @@ import (
 
 	"servicetraceroute/internal/flow"
 	"servicetraceroute/internal/service"
+	"servicetraceroute/trace"
 )
 
 // A flow belongs to one watch. One that asks for exactly this flow comes before those
@@ -67,7 +68,8 @@ func (e *Engine) claims(now time.Time) {
 // that is known only after the second. Known is when any packet of it was seen.
 func (e *Engine) Shown(w *Watch) (shown, settled, known bool) {
 	f := e.table.Get(w.Selector.Flow.Wire())
-	if f == nil || !ready(f) || !f.TCP.PeerSpoke {
+	if f == nil || f.Key.Proto == trace.UDP && f.UDP.Exchanges < exchangesFirst ||
+		f.Key.Proto == trace.TCP && (!showsItself(f) || !f.TCP.PeerSpoke) {
 		return false, false, f != nil
 	}
 	return true, f.TCP.Nxt == f.TCP.Una, true

@@ -78,7 +78,9 @@ type Engine struct {
 	early     early
 	questions []Question
 	scales    []Question
-	lostAt    time.Time // when packets were last lost before they came here
+	hearings  []Question
+	distances map[netip.Addr]knownDistance // of destinations, by TCP
+	lostAt    time.Time                    // when packets were last lost before they came here
 
 	budget   *Budget
 	grantAt  time.Time // when a held-back probe may go; zero: none waits
@@ -99,6 +101,7 @@ type Engine struct {
 	// Decoding targets, so that a packet costs no allocation.
 	ip  wire.Packet
 	tcp wire.TCP
+	udp wire.UDP
 }
 
 // New returns an engine that starts at now.
@@ -109,7 +112,7 @@ func New(now time.Time, cfg Config) *Engine {
 		table:   flow.NewTable(maxFlows, flowIdle),
 		sent:    probe.NewTable(),
 		buckets: probe.NewBuckets(cfg.HopRate),
-		breaker: breaker{}, runsTo: map[netip.AddrPort][]*run{},
+		breaker: breaker{}, runsTo: map[netip.AddrPort][]*run{}, distances: map[netip.Addr]knownDistance{},
 		budget: cfg.Budget, start: now,
 	}
 	if e.budget == nil {

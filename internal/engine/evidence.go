@@ -78,8 +78,9 @@ func (e *Engine) captured(p *capture.Packet) capture.Packet {
 	return c
 }
 
-// noteSegment keeps a packet of a flow that is traced, or was just met and may be.
-func (e *Engine) noteSegment(p *capture.Packet, a *attachment) {
+// notePacket keeps a packet of a flow that is traced, or was just met and may be, without
+// its payload.
+func (e *Engine) notePacket(p *capture.Packet, a *attachment, payload int) {
 	e.segmentAt = -1
 	if !e.cfg.Evidence || a.refused {
 		return
@@ -88,7 +89,7 @@ func (e *Engine) noteSegment(p *capture.Packet, a *attachment) {
 		return
 	}
 	e.segmentAt = len(e.evidence)
-	e.note(Evidence{Kind: FlowPacket, Packet: e.captured(p), Keep: e.ip.Len - e.tcp.PayloadLen})
+	e.note(Evidence{Kind: FlowPacket, Packet: e.captured(p), Keep: e.ip.Len - payload})
 }
 
 // noteAcknowledgement tells that the flow's packet at hand is the destination's

@@ -26,13 +26,19 @@ func (e *Engine) packet(p *capture.Packet) {
 	}
 	switch {
 	case e.ip.Fragment:
-		return // TCP does not fragment, and an ICMP error is small
+		return // TCP does not fragment, an ICMP error is small, and QUIC does not either
 	case e.ip.Proto == protoTCP:
 		if err := e.tcp.Decode(e.ip.Transport, e.ip.TransportLen); err != nil {
 			e.stats.Packets.Malformed++
 			return
 		}
 		e.segment(p)
+	case e.ip.Proto == protoUDP:
+		if err := e.udp.Decode(e.ip.Transport, e.ip.TransportLen); err != nil {
+			e.stats.Packets.Malformed++
+			return
+		}
+		e.datagram(p)
 	case e.ip.Proto == protoICMP && e.ip.Version == 4, e.ip.Proto == protoICMPv6 && e.ip.Version == 6:
 		if p.Direction == capture.Incoming {
 			e.icmp(p)
@@ -73,7 +79,7 @@ func (e *Engine) segment(p *capture.Packet) {
 	if o.FirstSYN {
 		a.anew, a.refused = a.finished > 0, false
 	}
-	e.noteSegment(p, a)
+	e.notePacket(p, a, e.tcp.PayloadLen)
 	if a.run != nil {
 		e.watchOver(p, a.run, &o)
 	}
@@ -100,7 +106,7 @@ func (e *Engine) localEnd(p *capture.Packet) bool {
 func (e *Engine) consider(now time.Time, f *flow.Flow) {
 	a := e.match(f)
 	w := a.watch
-	if w == nil || a.run != nil || a.refused || f.TCP.Closed || !f.TCP.Established {
+	if w == nil || a.run != nil || a.refused || !open(now, f) {
 		return
 	}
 	if a.finished > 0 {
@@ -123,7 +129,7 @@ func (e *Engine) consider(now time.Time, f *flow.Flow) {
 		a.told = true
 		e.tell(now, f, a, trace.FlowMatched, 0)
 	}
-	if e.paused || e.cfg.NoProbe || !ready(f) {
+	if e.paused || e.cfg.NoProbe || !e.ready(now, f, a) {
 		return
 	}
 	if len(e.runs) >= maxRuns {
@@ -132,8 +138,39 @@ func (e *Engine) consider(now time.Time, f *flow.Flow) {
 	e.begin(now, f, a)
 }
 
-// ready reports whether both ends of a flow have shown what a probe needs.
-func ready(f *flow.Flow) bool {
+// open reports whether the flow is one, and has not ended: both ends have spoken, or,
+// of UDP, only this one and for long.
+func open(now time.Time, f *flow.Flow) bool {
+	if f.Key.Proto == trace.UDP {
+		return f.UDP.Exchanges > 0 || mute(now, f)
+	}
+	return f.TCP.Established && !f.TCP.Closed
+}
+
+// ready reports whether a flow may be probed now: both ends have shown what a probe
+// needs. A UDP flow can still prove to be none that may; then it is refused.
+func (e *Engine) ready(now time.Time, f *flow.Flow, a *attachment) bool {
+	if f.Key.Proto != trace.UDP {
+		return showsItself(f)
+	}
+	if mute(now, f) {
+		a.refused = true
+		e.refuse(now, f, a, trace.ReasonNoInboundTTL)
+		return false
+	}
+	if f.UDP.Exchanges < exchangesFirst || !f.UDP.Newest.Valid || !f.Egress.Known || !e.inquireHearing(f, a) {
+		return false
+	}
+	if reason := e.udpRefusal(f, a); reason != 0 {
+		a.refused = true
+		e.refuse(now, f, a, reason)
+		return false
+	}
+	return true
+}
+
+// showsItself reports whether both ends of a TCP flow have shown what a probe needs.
+func showsItself(f *flow.Flow) bool {
 	return f.TCP.HaveUna && f.TCP.Newest.Valid && f.Egress.Known && f.TCP.Inbound.Valid
 }
 
@@ -234,11 +271,14 @@ func (e *Engine) watchOver(p *capture.Packet, r *run, o *flow.Observation) {
 }
 
 // Distance of the destination by what the peer last sent.
-func distance(f *flow.Flow) int { return probe.Distance(f.TCP.Inbound.TTL) }
+func distance(f *flow.Flow) int {
+	ttl, _ := f.InboundTTL()
+	return probe.Distance(ttl)
+}
 
 func observed(f *flow.Flow) trace.Observed {
 	o := trace.Observed{RTT: -1, Retransmits: f.Retransmits, BytesIn: f.BytesIn, BytesOut: f.BytesOut}
-	if rtt, _, ok := f.TCP.RTT(); ok {
+	if rtt, _, ok := f.RTT(); ok {
 		o.RTT = rtt
 	}
 	return o

@@ -10,6 +10,9 @@ import (
 // reaching sends the next probe that may reach the destination if the flow
 // permits it now, and returns when to ask again.
 func (e *Engine) reaching(now time.Time, r *run) time.Time {
+	if r.udp() {
+		return now.Add(idleLook)
+	}
 	interval := max(probe.ReachingInterval, 2*r.rtt()) + r.near.spread
 	if a := r.reach.Open(); a.TTL != 0 {
 		end := a.Sent.Add(interval)

@@ -63,7 +63,7 @@ func (r *run) record(now time.Time, stop trace.Stop) *trace.Trace {
 	if r.dest != nil {
 		final = r.dest.TTL
 		t.Reached, t.Destination = true, r.dest
-	} else if rtt, _, ok := r.flow.TCP.RTT(); ok && stop != trace.StopBorder && stop != trace.StopUnreachable {
+	} else if rtt, _, ok := r.flow.TCP.RTT(); ok && !r.udp() && stop != trace.StopBorder && stop != trace.StopUnreachable {
 		t.Destination = &trace.Destination{RTT: rtt, By: trace.DestinationByPassive}
 	}
 	for ttl := r.params.FirstTTL; ttl <= last; ttl++ {

@@ -52,6 +52,11 @@ func (e *Engine) doubtful(t *run, r probe.Reply) {
 	if t == nil {
 		return
 	}
+	if t.udp() {
+		e.stats.Replies.Unmatched++
+		e.noteUnmatched(r.Serial)
+		return
+	}
 	believed := t.jury.Hear(r, t.open)
 	if len(believed) == 0 {
 		e.stats.Replies.Unmatched++
@@ -81,12 +86,9 @@ func heard(f *flow.Flow, q *wire.Quote) bool {
 // been translated without being translated back, so the destination decides
 // where the full tuple does not.
 func (e *Engine) runOf(q *wire.Quote) *run {
-	if q.Proto != protoTCP || !q.HasPorts {
+	key, ok := about(q)
+	if !ok {
 		return nil
-	}
-	key := trace.FlowKey{
-		Proto: trace.TCP,
-		Src:   netip.AddrPortFrom(q.Src, q.SrcPort), Dst: netip.AddrPortFrom(q.Dst, q.DstPort),
 	}
 	if f := e.table.Get(key); f != nil {
 		if a, ok := f.Attachment.(*attachment); ok && a.run != nil {
@@ -96,7 +98,7 @@ func (e *Engine) runOf(q *wire.Quote) *run {
 	}
 	var found *run
 	for _, r := range e.runsTo[key.Dst] {
-		if len(r.open) > 0 {
+		if len(r.open) > 0 && r.flow.Key.Proto == key.Proto {
 			if found != nil {
 				return nil // cannot tell which
 			}
@@ -152,7 +154,10 @@ func (e *Engine) expired(t *run, s *probe.Sent, r probe.Reply) {
 		t.mixed = true // the destination answered at that TTL before
 	}
 	t.reach.Expired(s.TTL)
-	if s.TTL >= t.plan.Boundary() {
+	switch {
+	case t.udp():
+		t.advanceFence(s.TTL)
+	case s.TTL >= t.plan.Boundary():
 		t.plan.SetBoundary(s.TTL + 1)
 	}
 	if t.isBorder(r.From) {

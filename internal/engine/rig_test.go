@@ -107,6 +107,9 @@ func decode(t *testing.T, b []byte) wire.TCPProbe {
 	if err := ip.Decode(b, len(b)); err != nil {
 		t.Fatal(err)
 	}
+	if ip.Proto == wire.ProtoUDP {
+		return decodeUDP(t, &ip)
+	}
 	if err := s.Decode(ip.Transport, ip.TransportLen); err != nil {
 		t.Fatal(err)
 	}

@@ -58,6 +58,9 @@ type run struct {
 	crossed     bool // the flow carried data while an attempt was open
 	impact      trace.Impact
 
+	fence       int // of a UDP flow: the highest TTL that may be probed
+	answeredTTL int // of a UDP flow: the highest that was answered
+
 	lastSeq uint32 // conntrack takes two equal segments in a row for a retransmission
 
 	wake  time.Time
@@ -97,9 +100,12 @@ func (e *Engine) begin(now time.Time, f *flow.Flow, a *attachment) {
 		id: e.newID(), flow: f, at: a, watch: a.watch, params: a.watch.params(a.service.Name), near: a.near,
 		start: now, progressAt: now, before: f.LastSeen, index: -1, wake: now,
 	}
+	r.fence = e.fence(now, f)
 	r.resetLeg(now)
 	r.syncAfter(now, e.lostAt)
-	e.inquireScale(f, a)
+	if f.Key.Proto == trace.TCP {
+		e.inquireScale(f, a)
+	}
 	a.run = r
 	a.watch.running++
 	a.watch.begun = true
@@ -117,6 +123,10 @@ func (r *run) resetLeg(now time.Time) {
 	}
 	r.reach = probe.NewReach(max(d, r.params.FirstTTL), r.params.MaxTTL)
 	r.plan = probe.NewPlan(r.params, now, d, r.rtt())
+	if r.udp() {
+		r.answeredTTL = 0
+		r.advanceFence(r.params.FirstTTL - 1)
+	}
 	r.hops = make([]hop, max(r.params.MaxTTL-r.params.FirstTTL+1, 0))
 	r.open = nil
 	r.dest, r.stopAt, r.noisy, r.crossed = nil, 0, false, false
@@ -149,7 +159,7 @@ func (r *run) place(ttl int) probe.Place {
 
 // rtt is the round-trip time of the flow, or a guess.
 func (r *run) rtt() time.Duration {
-	if rtt, _, ok := r.flow.TCP.RTT(); ok {
+	if rtt, _, ok := r.flow.RTT(); ok {
 		return rtt
 	}
 	return defaultRTT
@@ -168,7 +178,11 @@ func (r *run) syncAfter(now, lost time.Time) {
 	if lost.IsZero() {
 		return
 	}
-	r.syncOut, r.syncIn = r.flow.TCP.Newest.Time.After(lost), r.flow.TCP.Inbound.Time.After(lost)
+	out, in := r.flow.TCP.Newest.Time, r.flow.TCP.Inbound.Time
+	if r.udp() {
+		out, in = r.flow.UDP.Newest.Time, r.flow.UDP.Inbound.Time
+	}
+	r.syncOut, r.syncIn = out.After(lost), in.After(lost)
 	if !r.syncOut || !r.syncIn {
 		r.unsyncedAt = now
 	}
@@ -213,7 +227,7 @@ func (r *run) mayProbe() bool { return r.unsyncedAt.IsZero() && !r.flow.Elsewher
 // planned puts every probe that is due below the boundary into its responder's
 // queue and returns when the next one is.
 func (e *Engine) planned(now time.Time, r *run) time.Time {
-	if probe.Offsets(&r.flow.TCP) == 0 {
+	if !r.room() {
 		return now.Add(roomLook)
 	}
 	for {
@@ -264,7 +278,7 @@ func (e *Engine) over(now time.Time, r *run) (trace.Stop, bool) {
 	if !r.unsyncedAt.IsZero() && now.Sub(r.unsyncedAt) > resyncLimit {
 		return trace.StopLostSync, true
 	}
-	if r.params.FlowTimeout > 0 && now.Sub(r.flow.LastSeen) > r.params.FlowTimeout {
+	if idle := r.flowTimeout(); idle > 0 && now.Sub(r.flow.LastSeen) > idle {
 		return trace.StopFlowIdle, true
 	}
 	if now.Sub(r.start) > hardLimit {
@@ -274,6 +288,7 @@ func (e *Engine) over(now time.Time, r *run) (trace.Stop, bool) {
 		at, rtt := r.reach.Proof()
 		r.dest = &trace.Destination{TTL: ttl, RTT: rtt, By: trace.DestinationByAck}
 		r.near.distance = ttl
+		e.learnDistance(now, r.flow.Key.Dst.Addr(), ttl)
 		r.plan.SetBoundary(ttl)
 		r.plan.Recheck(ttl-1, at)
 	}
@@ -292,6 +307,8 @@ func (e *Engine) over(now time.Time, r *run) (trace.Stop, bool) {
 		return trace.StopSilentHops, true
 	case r.plan.Boundary() > r.params.MaxTTL:
 		return trace.StopMaxTTL, true
+	case r.udp():
+		return trace.StopFence, true
 	case r.reach.Open().TTL != 0:
 		return 0, false
 	case r.reach.Exhausted() || r.impact.Aborted || e.breaker.open(now, r.flow.Key.Dst.Addr()):
@@ -300,6 +317,14 @@ func (e *Engine) over(now time.Time, r *run) (trace.Stop, bool) {
 		return trace.StopUnknown, true
 	}
 	return 0, false
+}
+
+// flowTimeout is how long the flow may be silent; 0: as long as it likes.
+func (r *run) flowTimeout() time.Duration {
+	if r.params.FlowTimeout == 0 && r.udp() {
+		return udpFlowTimeout // nothing else tells its end
+	}
+	return r.params.FlowTimeout
 }
 
 // outOfPatience is why a trace ends that only waited.
@@ -315,7 +340,9 @@ func outOfPatience(r *run) trace.Stop {
 
 // unprobed reports whether no probe was ever safe: too much of the flow's data was
 // under way for the window of the peer that is known.
-func (r *run) unprobed() bool { return r.leg == 1 && r.lastSeq == 0 && probe.Offsets(&r.flow.TCP) == 0 }
+func (r *run) unprobed() bool {
+	return !r.udp() && r.leg == 1 && r.lastSeq == 0 && probe.Offsets(&r.flow.TCP) == 0
+}
 
 func (e *Engine) newID() string {
 	var b [8]byte

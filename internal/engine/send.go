@@ -61,8 +61,7 @@ func (e *Engine) send(now time.Time, r *run, ttl int, b *probe.Bucket, place pro
 		At: now, TTL: ttl, Attempt: r.plan.Attempt(ttl), Reaching: reaching,
 		Bucket: b, Place: place, Owner: r, Leg: r.leg,
 	}
-	taken := func(seq uint32) bool { return seq == r.lastSeq || e.sent.Taken(f.Key.Dst, seq) }
-	if !probe.Craft(&s.TCPProbe, f, ttl, e.rng, taken) {
+	if !e.craft(r, s, ttl) {
 		return false
 	}
 	if s.Src.Addr().Is4() {
@@ -72,6 +71,9 @@ func (e *Engine) send(now time.Time, r *run, ttl int, b *probe.Bucket, place pro
 	from := len(e.buf)
 	e.buf = s.AppendTo(e.buf)
 	s.Len = len(e.buf) - from
+	if s.UDP {
+		f.UDP.ProbeBytes += uint64(s.Len)
+	}
 	e.noteProbe(r, s, e.buf[from:])
 	e.sent.Add(now, s, r.params.Timeout)
 	if b != nil {

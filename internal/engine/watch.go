@@ -75,6 +75,7 @@ type attachment struct {
 	home     *attachment  // what to return to when this watch ends; nil: none
 	near     *near        // of the traces so far; nil: there was none
 	sized    bool         // the window scale was asked for
+	hearing  hearing      // of a UDP flow's socket
 }
 
 // Add starts a watch; flows already in the table are looked at again.

@@ -12,7 +12,8 @@ import (
 type Flow struct {
 	Key       trace.FlowKey // Src is the local end
 	Direction trace.Direction
-	TCP       TCP
+	TCP       TCP // of a TCP flow
+	UDP       UDP // of a UDP flow
 
 	FirstSeen, LastSeen time.Time
 	BytesIn, BytesOut   uint64 // payload, each byte counted once
@@ -68,10 +69,13 @@ const (
 // outgoing packet. Of several taps the last one a packet passes is nearest the
 // wire.
 func (f *Flow) followOut(p *capture.Packet, ip *wire.Packet, s *wire.TCP) bool {
+	return f.followOutAt(p, sighting{at: p.Time, seq: s.Seq, end: segmentEnd(s), ack: s.Ack, id: ip.ID})
+}
+
+func (f *Flow) followOutAt(p *capture.Packet, seen sighting) bool {
 	if p.Tagged {
 		return false // the VLAN's own interface shows it as a probe has to leave
 	}
-	seen := sighting{at: p.Time, seq: s.Seq, end: segmentEnd(s), ack: s.Ack, id: ip.ID}
 	if !f.Egress.Known {
 		f.Egress = Egress{p.Interface, p.NextHop, p.NextHopKnown}
 		f.lastOut = seen

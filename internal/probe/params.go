@@ -18,8 +18,19 @@ type Params struct {
 	TTLInterval   time.Duration // between TTLs
 	MaxSilent     int           // silent hops in a row, 0: no limit
 	Borders       []netip.Prefix
-	FlowTimeout   time.Duration // 0: none
+	FlowTimeout   time.Duration // 0: none, of UDP a minute
+	UDPProbe      UDPProbe
 }
+
+// UDPProbe says which UDP flows are probed. The zero value is UDPAuto.
+type UDPProbe uint8
+
+// The policies.
+const (
+	UDPAuto   UDPProbe = iota // QUIC and streams
+	UDPOff                    // none
+	UDPAlways                 // also protocols of question and answer
+)
 
 // Defaults are the documented ones.
 func Defaults() Params {

@@ -16,9 +16,12 @@ const Lifetime = 3 * time.Second
 // lifetime is that of a probe whose answer is waited for so long.
 func lifetime(timeout time.Duration) time.Duration { return max(Lifetime, timeout+time.Second) }
 
-// Sent is one probe that left.
+// Sent is one probe that left. Of a datagram only the ends, TTL, TOS, flow label and ID
+// of the TCPProbe count.
 type Sent struct {
 	wire.TCPProbe
+	UDP      bool
+	Nonce    Nonce     // of a datagram: what its payload says
 	Len      int       // of the whole packet
 	At       time.Time // when it left: our clock, then the kernel's own timestamp
 	Stamped  bool      // At is the kernel's
@@ -48,9 +51,10 @@ type sentKey struct {
 // Table holds the probes that left not long ago. A reply is ours only if it is
 // about one of these, whatever it looks like.
 type Table struct {
-	bySeq map[sentKey]*Sent
-	ids   map[uint16]*Sent // IPv4
-	queue expiries
+	bySeq   map[sentKey]*Sent
+	byNonce map[Nonce]*Sent  // datagrams
+	ids     map[uint16]*Sent // IPv4
+	queue   expiries
 }
 
 // expiries is a heap of probes by the time at which they are forgotten.
@@ -70,7 +74,7 @@ func (q *expiries) Pop() any {
 
 // NewTable returns an empty table.
 func NewTable() *Table {
-	return &Table{bySeq: map[sentKey]*Sent{}, ids: map[uint16]*Sent{}}
+	return &Table{bySeq: map[sentKey]*Sent{}, byNonce: map[Nonce]*Sent{}, ids: map[uint16]*Sent{}}
 }
 
 // Taken reports whether a sequence number towards dst is in use.
@@ -80,7 +84,7 @@ func (t *Table) Taken(dst netip.AddrPort, seq uint32) bool {
 }
 
 // Len is the number of remembered probes.
-func (t *Table) Len() int { return len(t.bySeq) }
+func (t *Table) Len() int { return len(t.bySeq) + len(t.byNonce) }
 
 // IDs is the number of IPv4 identifications that are outstanding.
 func (t *Table) IDs() int { return len(t.ids) }
@@ -99,7 +103,11 @@ func (t *Table) NewID(rng *rand.Rand) uint16 {
 // Add remembers s, for Lifetime or a second longer than its answer is waited for.
 func (t *Table) Add(now time.Time, s *Sent, timeout time.Duration) {
 	s.expires = now.Add(lifetime(timeout))
-	t.bySeq[sentKey{s.Dst, s.Seq}] = s
+	if s.UDP {
+		t.byNonce[s.Nonce] = s
+	} else {
+		t.bySeq[sentKey{s.Dst, s.Seq}] = s
+	}
 	if s.Src.Addr().Is4() {
 		t.ids[s.ID] = s
 	}
@@ -111,6 +119,9 @@ func (t *Table) Expire(now time.Time) {
 	for len(t.queue) > 0 && !t.queue[0].expires.After(now) {
 		s := heap.Pop(&t.queue).(*Sent)
 		s.Owner = nil
+		if t.byNonce[s.Nonce] == s {
+			delete(t.byNonce, s.Nonce)
+		}
 		if k := (sentKey{s.Dst, s.Seq}); t.bySeq[k] == s {
 			delete(t.bySeq, k)
 		}
@@ -162,6 +173,9 @@ const (
 // key, exactly as sent. It alone is a weak proof, since an outsider may guess
 // numbers near a flow's: see confirm for what has to come with it.
 func (t *Table) Match(q *wire.Quote) (*Sent, Verdict) {
+	if q.Proto == wire.ProtoUDP {
+		return t.matchUDP(q)
+	}
 	if !q.HasSeq || q.Proto != protoTCP {
 		return nil, NoMatch
 	}

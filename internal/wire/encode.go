@@ -84,6 +84,16 @@ func (p *UDPProbe) AppendTo(b []byte) []byte {
 	return b
 }
 
+// ChecksumBetween returns the checksum that the datagram has between two other ends:
+// what a quote shows when one of them was translated.
+func (p *UDPProbe) ChecksumBetween(src, dst netip.AddrPort) uint16 {
+	other := *p
+	other.Src, other.Dst = src, dst
+	var room [128]byte
+	b := other.AppendTo(room[:0])
+	return be.Uint16(b[len(b)-len(p.Payload)-2:])
+}
+
 // ICMPEcho is an echo request or reply.
 type ICMPEcho struct {
 	Src, Dst  netip.Addr

@@ -25,7 +25,13 @@ type Quote struct {
 	TSVal, TSEcr     uint32
 	HasUDP           bool
 	UDPLen, Checksum uint16
+	// UDPHead are the first bytes of the payload, as many as UDPHeadLen says.
+	UDPHead    [udpHead]byte
+	UDPHeadLen int
 }
+
+// udpHead is how much of a datagram's payload a quote keeps: a traceroute probe's all.
+const udpHead = 20
 
 // Decode reads a quoted packet.
 func (q *Quote) Decode(data []byte) error {
@@ -93,6 +99,9 @@ func (q *Quote) transport() {
 	}
 	if q.Proto == ProtoUDP {
 		q.HasUDP, q.UDPLen, q.Checksum = true, be.Uint16(b[4:]), be.Uint16(b[6:])
+		if int(q.UDPLen) > 8 { // what follows the datagram is padding
+			q.UDPHeadLen = copy(q.UDPHead[:], b[8:min(len(b), int(q.UDPLen))])
+		}
 		return
 	}
 	q.HasSeq, q.Seq = true, be.Uint32(b[4:])

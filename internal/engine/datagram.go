@@ -1,0 +1,201 @@
+package engine
+
+import (
+	"net/netip"
+	"time"
+
+	"servicetraceroute/internal/capture"
+	"servicetraceroute/internal/flow"
+	"servicetraceroute/internal/probe"
+	"servicetraceroute/internal/wire"
+	"servicetraceroute/trace"
+)
+
+// UDP flows. A probe must not reach the application, so none goes beyond the fence; and
+// nothing tells that one did, so there is no search for the destination.
+
+const (
+	protoUDP = 17
+
+	fenceMargin    = 2               // below the distance that the inbound TTL tells
+	fenceAhead     = 2               // TTLs beyond the last that answered
+	exchangesFirst = 2               // before the first probe
+	reflectFactor  = 3               // bytes of probes for each byte of the peer's
+	unansweredFor  = 5 * time.Second // until a flow that only sends is refused
+	udpFlowTimeout = 60 * time.Second
+	distanceLife   = 10 * time.Minute
+	maxDistances   = 4096
+)
+
+// hearing is whether the socket of a UDP flow hears of ICMP errors.
+type hearing uint8
+
+const (
+	hearingUnknown hearing = iota
+	hearingAsked
+	hearsNot
+	hears
+)
+
+// datagram takes in one UDP datagram: a copy of a probe of ours, or a packet of a flow.
+func (e *Engine) datagram(p *capture.Packet) {
+	if s, translated := e.sent.OwnUDP(&e.ip, &e.udp); s != nil {
+		if p.Direction == capture.Outgoing && !translated && !s.Stamped {
+			s.Stamped, s.At = true, p.Time
+			e.noteCopy(p, s)
+		}
+		return
+	}
+	if !unicast(e.ip.Dst) || !unicast(e.ip.Src) || !e.localEnd(p) {
+		return
+	}
+	f, followed := e.table.ObserveUDP(p, &e.ip, &e.udp)
+	if !followed {
+		return
+	}
+	a := e.match(f)
+	if a.watch == nil {
+		return
+	}
+	a.watch.lastSeen = p.Time
+	e.notePacket(p, a, e.udp.PayloadLen)
+	if r := a.run; r != nil {
+		r.inSync(p.Time, p.Direction == capture.Outgoing)
+		r.before = p.Time
+		return
+	}
+	e.consider(p.Time, f)
+}
+
+// unicast reports whether an address can be one end of a flow. The broadcast addresses
+// of local networks are not known here; nobody answers from one, so such a flow is never
+// probed.
+func unicast(a netip.Addr) bool {
+	return a.IsValid() && !a.IsMulticast() && !a.IsUnspecified() && a != limitedBroadcast
+}
+
+var limitedBroadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
+// udpRefusal says why a UDP flow that is known well enough must not be probed; 0 if it
+// may.
+func (e *Engine) udpRefusal(f *flow.Flow, a *attachment) trace.Reason {
+	switch mode := a.watch.params(a.service.Name).UDPProbe; {
+	case mode == probe.UDPOff:
+		return trace.ReasonUDPOff
+	case mode != probe.UDPAlways && !f.UDP.Harmless():
+		return trace.ReasonProtocol
+	case a.hearing == hears:
+		return trace.ReasonRecvErr
+	}
+	return 0
+}
+
+// mute reports whether the flow's own end alone has spoken, for so long that the peer's
+// TTL will not be known.
+func mute(now time.Time, f *flow.Flow) bool {
+	u := &f.UDP
+	return u.PacketsIn == 0 && u.PacketsOut > exchangesFirst && now.Sub(f.FirstSeen) > unansweredFor
+}
+
+// inquireHearing asks once whether the flow's socket hears of ICMP errors; false while
+// that is not known.
+func (e *Engine) inquireHearing(f *flow.Flow, a *attachment) bool {
+	if a.hearing == hearingUnknown {
+		a.hearing = hearingAsked
+		e.hearings = append(e.hearings, Question{f.Key, f.Egress.Interface})
+	}
+	return a.hearing != hearingAsked
+}
+
+// Hearings hands out the UDP flows of which the engine wants to know whether their
+// sockets hear of ICMP errors, since the last call; the answers come back by Hears, or
+// never.
+func (e *Engine) Hearings() []Question {
+	out := e.hearings
+	e.hearings = nil
+	return out
+}
+
+// Hears tells whether the socket of a UDP flow hears of the ICMP errors about it. A
+// socket that is not to be found counts as one that does.
+func (e *Engine) Hears(now time.Time, k trace.FlowKey, yes bool) {
+	f := e.table.Get(k)
+	if f == nil {
+		return
+	}
+	if a, ok := f.Attachment.(*attachment); ok && a.hearing == hearingAsked {
+		a.hearing = hearsNot
+		if yes {
+			a.hearing = hears
+		}
+		e.consider(now, f)
+	}
+}
+
+// fence is the highest TTL that the destination certainly does not see, as far as its own
+// packets tell how far it is.
+func (e *Engine) fence(now time.Time, f *flow.Flow) int {
+	if d, ok := e.distances[f.Key.Dst.Addr()]; ok && now.Sub(d.at) < distanceLife {
+		return d.ttl - 1
+	}
+	return distance(f) - fenceMargin
+}
+
+// knownDistance is a destination's distance as a TCP flow proved it.
+type knownDistance struct {
+	ttl int
+	at  time.Time
+}
+
+// learnDistance keeps it for UDP flows to the same destination.
+func (e *Engine) learnDistance(now time.Time, dst netip.Addr, ttl int) {
+	if _, known := e.distances[dst]; !known && len(e.distances) >= maxDistances {
+		for other, d := range e.distances {
+			if now.Sub(d.at) >= distanceLife || len(e.distances) >= maxDistances {
+				delete(e.distances, other)
+			}
+		}
+	}
+	e.distances[dst] = knownDistance{ttl, now}
+}
+
+// advanceFence lets a UDP trace go on beyond the hop that answered, up to the fence.
+func (r *run) advanceFence(answered int) {
+	r.answeredTTL = max(r.answeredTTL, answered)
+	r.plan.SetBoundary(min(r.fence, r.answeredTTL+fenceAhead) + 1)
+}
+
+// room reports whether the flow leaves room for a probe now.
+func (r *run) room() bool {
+	if r.udp() {
+		return r.flow.UDP.ProbeBytes+uint64(udpProbeMax) <= reflectFactor*r.flow.UDP.WireIn
+	}
+	return probe.Offsets(&r.flow.TCP) > 0
+}
+
+// udpProbeMax is the length of a probe in a UDP flow over IPv6.
+const udpProbeMax = 40 + 8 + probe.PayloadLen
+
+func (r *run) udp() bool { return r.flow.Key.Proto == trace.UDP }
+
+// craft fills in a probe of the flow; false when there is no room for one.
+func (e *Engine) craft(r *run, s *probe.Sent, ttl int) bool {
+	if !r.room() {
+		return false
+	}
+	if r.udp() {
+		probe.CraftUDP(s, r.flow, ttl, e.rng)
+		return true
+	}
+	taken := func(seq uint32) bool { return seq == r.lastSeq || e.sent.Taken(r.flow.Key.Dst, seq) }
+	return probe.Craft(&s.TCPProbe, r.flow, ttl, e.rng, taken)
+}
+
+// about is the key of the flow that a quoted packet belongs to.
+func about(q *wire.Quote) (trace.FlowKey, bool) {
+	k := trace.FlowKey{Proto: trace.TCP, Src: netip.AddrPortFrom(q.Src, q.SrcPort), Dst: netip.AddrPortFrom(q.Dst, q.DstPort)}
+	if q.Proto == protoUDP {
+		k.Proto = trace.UDP
+	}
+	return k, q.HasPorts && (q.Proto == protoTCP || q.Proto == protoUDP)
+}

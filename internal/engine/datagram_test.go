@@ -1,0 +1,263 @@
+package engine
+
+import (
+	"testing"
+	"time"
+
+	"net/netip"
+
+	"servicetraceroute/internal/capture"
+	"servicetraceroute/internal/probe"
+	"servicetraceroute/internal/wire"
+	"servicetraceroute/trace"
+)
+
+// decodeUDP is what of a probe in a UDP flow can be held against that flow's packets.
+func decodeUDP(t *testing.T, ip *wire.Packet) wire.TCPProbe {
+	t.Helper()
+	var u wire.UDP
+	if err := u.Decode(ip.Transport, ip.TransportLen); err != nil {
+		t.Fatal(err)
+	}
+	if u.PayloadLen >= 21 || u.PayloadLen == 0 || u.Payload[0] != 5 {
+		t.Errorf("a probe's payload is % x", u.Payload)
+	}
+	return wire.TCPProbe{
+		Src: netip.AddrPortFrom(ip.Src, u.SrcPort), Dst: netip.AddrPortFrom(ip.Dst, u.DstPort), TTL: ip.TTL, TOS: ip.TOS,
+		FlowLabel: ip.FlowLabel, ID: ip.ID,
+	}
+}
+
+// udpRig is a rig whose flow is a UDP one.
+type udpRig struct{ *rig }
+
+func newUDPRig(t *testing.T, v6 bool, distance int) udpRig {
+	r := udpRig{newRig(t, v6, distance)}
+	r.w.Params.MaxSilent = 0
+	return r
+}
+
+func (r udpRig) send(outgoing bool, payload []byte) {
+	u := wire.UDPProbe{Src: r.me, Dst: r.peer, TTL: 64, TOS: r.tos | 2, FlowLabel: r.label, ID: 9, Payload: payload}
+	d := capture.Outgoing
+	if !outgoing {
+		u.Src, u.Dst, u.TTL, d = r.peer, r.me, r.ttl, capture.Incoming
+	}
+	p := r.captured(u.AppendTo(nil), d)
+	r.step(&p)
+}
+
+// talk is a question and its answer, so many times.
+func (r udpRig) talk(times, question, answer int) {
+	for range times {
+		r.send(true, make([]byte, question))
+		r.now = r.now.Add(rtt)
+		r.send(false, make([]byte, answer))
+	}
+}
+
+// quic is a first exchange that looks like QUIC's.
+func (r udpRig) quic() {
+	initial := make([]byte, 1200)
+	copy(initial, []byte{0xc3, 0, 0, 0, 1, 8})
+	r.send(true, initial)
+	r.now = r.now.Add(rtt)
+	r.send(false, initial)
+	r.talk(1, 60, 1200)
+}
+
+func (r udpRig) hears(yes bool) {
+	for _, q := range r.e.Hearings() {
+		r.e.Hears(r.now, q.Key, yes)
+	}
+	r.step(nil)
+}
+
+func (r udpRig) highest() (ttl int) {
+	for _, p := range r.probes {
+		ttl = max(ttl, int(p.TTL))
+	}
+	return ttl
+}
+
+// The path of a QUIC flow is found up to two hops before where its peer seems to be,
+// no probe goes farther, and each bears the flow's ends, DSCP and label.
+func TestUDPPath(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		r := newUDPRig(t, v6, 9)
+		r.quic()
+		if len(r.probes) != 0 {
+			t.Fatal("probed before it is known whether the socket hears of it")
+		}
+		r.hears(false)
+		for range 40 {
+			r.routers(9)
+			r.after(50 * time.Millisecond)
+		}
+		all := r.traces()
+		if len(all) != 1 || all[0].Stop != trace.StopFence || len(all[0].Hops) != 7 || all[0].Reached || all[0].Complete || all[0].Mixed {
+			t.Fatalf("%+v", all)
+		}
+		for _, h := range all[0].Hops {
+			if len(h.Replies) == 0 || len(h.Replies[0].Changes) > 0 {
+				t.Errorf("TTL %d: %+v", h.TTL, h)
+			}
+		}
+		if r.highest() != 7 {
+			t.Errorf("probed up to TTL %d", r.highest())
+		}
+		for _, p := range r.probes {
+			if p.Src != r.me || p.Dst != r.peer || p.TOS != 0x28 || p.FlowLabel != r.label {
+				t.Errorf("%+v", p)
+			}
+		}
+	}
+}
+
+// Where hops are silent no probe goes more than two beyond the last that answered: what
+// the peer's TTL says may be wrong.
+func TestUDPFenceFollowsAnswers(t *testing.T) {
+	r := newUDPRig(t, false, 20)
+	r.quic()
+	r.hears(false)
+	for range 200 {
+		r.routers(4) // 1 to 3 answer
+		r.after(50 * time.Millisecond)
+	}
+	if r.highest() != 5 {
+		t.Errorf("probed up to TTL %d, the last that answered was 3", r.highest())
+	}
+	if all := r.traces(); len(all) != 1 || all[0].Stop != trace.StopFence {
+		t.Errorf("%+v", all)
+	}
+}
+
+// A distance that TCP has proved says more than an inbound TTL.
+func TestUDPFenceFromTCP(t *testing.T) {
+	r := newUDPRig(t, false, 20)
+	r.e.learnDistance(r.now, r.peer.Addr(), 4)
+	r.quic()
+	r.hears(false)
+	for range 100 {
+		r.routers(10)
+		r.after(50 * time.Millisecond)
+	}
+	if r.highest() != 3 {
+		t.Errorf("probed up to TTL %d, the destination is at 4", r.highest())
+	}
+}
+
+func TestUDPRefusals(t *testing.T) {
+	const waits = 255
+	for name, test := range map[string]struct {
+		change func(r udpRig)
+		play   func(r udpRig)
+		want   trace.Reason // 0: probed; waits: neither
+	}{
+		"QUIC":                    {nil, func(r udpRig) { r.quic(); r.hears(false) }, 0},
+		"its socket hears errors": {nil, func(r udpRig) { r.quic(); r.hears(true) }, trace.ReasonRecvErr},
+		"question and answer":     {nil, func(r udpRig) { r.talk(9, 40, 100); r.hears(false) }, trace.ReasonProtocol},
+		"the same, always":        {func(r udpRig) { r.w.Params.UDPProbe = probe.UDPAlways }, func(r udpRig) { r.talk(2, 40, 100); r.hears(false) }, 0},
+		"QUIC, off":               {func(r udpRig) { r.w.Params.UDPProbe = probe.UDPOff }, func(r udpRig) { r.quic(); r.hears(false) }, trace.ReasonUDPOff},
+		"a stream": {nil, func(r udpRig) {
+			r.send(true, make([]byte, 99))
+			r.send(true, make([]byte, 99))
+			r.talk(3, 99, 99)
+			r.hears(false)
+		}, 0},
+		"only this end speaks":    {nil, func(r udpRig) { r.mutter() }, trace.ReasonNoInboundTTL},
+		"one exchange":            {func(r udpRig) { r.w.Params.UDPProbe = probe.UDPAlways }, func(r udpRig) { r.talk(1, 99, 99); r.hears(false) }, waits},
+		"little came":             {func(r udpRig) { r.w.Params.UDPProbe = probe.UDPAlways }, func(r udpRig) { r.talk(2, 99, 0); r.hears(false) }, 0},
+		"not asked, not answered": {nil, func(r udpRig) { r.quic() }, waits},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newUDPRig(t, false, 9)
+			if test.change != nil {
+				test.change(r)
+			}
+			test.play(r)
+			r.after(300 * time.Millisecond)
+			var reason trace.Reason
+			for _, tr := range r.traces() {
+				reason = tr.Reason
+			}
+			want := test.want
+			if want == waits {
+				want = 0
+			}
+			if reason != want || (len(r.probes) > 0) != (test.want == 0) {
+				t.Errorf("reason %v, %d probes", reason, len(r.probes))
+			}
+		})
+	}
+}
+
+// mutter sends for six seconds and hears nothing.
+func (r udpRig) mutter() {
+	for range 60 {
+		r.send(true, make([]byte, 99))
+		r.now = r.now.Add(100 * time.Millisecond)
+	}
+}
+
+// All probes together are never more than three times what the peer sent: its address
+// may be forged, and whoever has it must not be flooded by us.
+func TestUDPReflects(t *testing.T) {
+	r := newUDPRig(t, false, 30)
+	r.w.Params.UDPProbe = probe.UDPAlways
+	r.talk(2, 99, 10) // 2 x 38 bytes with headers
+	r.hears(false)
+	for range 100 {
+		r.routers(40)
+		r.after(20 * time.Millisecond)
+	}
+	sent := 0
+	for _, b := range r.packets {
+		if b != nil {
+			sent += len(b)
+		}
+	}
+	f := r.e.table.Get(trace.FlowKey{Proto: trace.UDP, Src: r.me, Dst: r.peer})
+	if f.UDP.WireIn != 76 || f.UDP.ProbeBytes == 0 || f.UDP.ProbeBytes > 3*76 {
+		t.Errorf("%d bytes of probes for %d from the peer", f.UDP.ProbeBytes, f.UDP.WireIn)
+	}
+	before := len(r.probes)
+	r.talk(3, 99, 400)
+	r.after(100 * time.Millisecond)
+	if len(r.probes) == before {
+		t.Error("no more probes after the peer sent more")
+	}
+}
+
+// Copies of our own probes, also those seen after translation, are no packets of the flow.
+func TestUDPOwnCopies(t *testing.T) {
+	r := newUDPRig(t, false, 9)
+	r.quic()
+	r.hears(false)
+	f := r.e.table.Get(trace.FlowKey{Proto: trace.UDP, Src: r.me, Dst: r.peer})
+	out := f.UDP.PacketsOut
+	if len(r.packets) == 0 {
+		t.Fatal("nothing was probed")
+	}
+	flows := r.e.table.Len()
+	translated := append([]byte(nil), r.packets[0]...)
+	translated[12] = 100 // the source
+	p := r.captured(translated, capture.Outgoing)
+	r.step(&p)
+	if f.UDP.PacketsOut != out || r.e.table.Len() != flows {
+		t.Errorf("%d packets out instead of %d, %d flows instead of %d", f.UDP.PacketsOut, out, r.e.table.Len(), flows)
+	}
+}
+
+// A flow that falls silent ends its trace after a minute, without an idle timeout too.
+func TestUDPIdle(t *testing.T) {
+	r := newUDPRig(t, false, 30)
+	r.w.Params.Timeout = 50 * time.Second
+	r.w.Params.Probes = 20
+	r.quic()
+	r.hears(false)
+	r.after(70 * time.Second)
+	if all := r.traces(); len(all) != 1 || all[0].Stop != trace.StopFlowIdle && all[0].Stop != trace.StopRateLimited {
+		t.Errorf("%+v", all)
+	}
+}

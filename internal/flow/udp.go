@@ -1,0 +1,161 @@
+package flow
+
+import (
+	"net/netip"
+	"time"
+
+	"servicetraceroute/internal/capture"
+	"servicetraceroute/internal/wire"
+	"servicetraceroute/trace"
+)
+
+// UDP is what is known of a UDP flow, seen from its local end.
+type UDP struct {
+	// Newest outgoing packet: of it a probe copies TOS and flow label alone.
+	Newest Template
+	// Inbound is the newest packet from the peer: of it Time, TTL and Valid count.
+	Inbound Inbound
+
+	PacketsOut, PacketsIn uint64
+	// Exchanges are how often the peer spoke after this end had.
+	Exchanges int
+	// Streams: more than one packet in a row came or went, so the protocol is not one
+	// of question and answer.
+	Streams bool
+	// WireIn are the bytes that the peer sent, IP headers included.
+	WireIn uint64
+	// ProbeBytes are those of the probes sent in this flow; whoever sends them counts.
+	ProbeBytes uint64
+	// QUIC: a packet with the long header of QUIC version 1 or 2 was seen.
+	QUIC bool
+
+	lastOut   bool // whether the newest packet was an outgoing one
+	row       int  // of packets in the same direction
+	askedAt   time.Time
+	leastRTT  time.Duration
+	smoothRTT time.Duration
+}
+
+// streamRow is how many packets in a row make a stream: a question that was repeated
+// once does not.
+const streamRow = 3
+
+// ObserveUDP takes in one datagram; see Observe. Of what is seen at a second tap
+// nothing counts.
+func (t *Table) ObserveUDP(p *capture.Packet, ip *wire.Packet, u *wire.UDP) (f *Flow, followed bool) {
+	outgoing := p.Direction == capture.Outgoing
+	key := KeyUDP(ip, u, outgoing)
+	f = t.flows[key]
+	if f == nil {
+		f = t.add(key, p.Time)
+		f.Direction = trace.In
+		if outgoing {
+			f.Direction = trace.Out
+		}
+	} else {
+		t.touch(f)
+	}
+	if outgoing {
+		followed = f.followOutAt(p, sighting{at: p.Time, seq: uint32(u.Checksum), end: uint32(u.Len), id: ip.ID})
+	} else {
+		followed = f.followIn(p)
+	}
+	if followed {
+		f.datagram(p, ip, u, outgoing)
+	}
+	return f, followed
+}
+
+// KeyUDP is the flow's key of a datagram that leaves (outgoing) or comes.
+func KeyUDP(ip *wire.Packet, u *wire.UDP, outgoing bool) trace.FlowKey {
+	k := trace.FlowKey{
+		Proto: trace.UDP, Src: netip.AddrPortFrom(ip.Src, u.SrcPort), Dst: netip.AddrPortFrom(ip.Dst, u.DstPort),
+	}
+	if !outgoing {
+		k.Src, k.Dst = k.Dst, k.Src
+	}
+	return k
+}
+
+func (f *Flow) datagram(p *capture.Packet, ip *wire.Packet, u *wire.UDP, outgoing bool) {
+	s := &f.UDP
+	f.LastSeen = p.Time
+	if s.row++; outgoing != s.lastOut {
+		s.row = 1
+	}
+	s.Streams = s.Streams || s.row >= streamRow
+	s.QUIC = s.QUIC || longHeader(u.Payload)
+	if outgoing {
+		s.PacketsOut++
+		f.BytesOut += uint64(u.PayloadLen)
+		s.Newest = Template{Time: p.Time, TOS: ip.TOS, FlowLabel: ip.FlowLabel, Valid: true}
+		if !s.lastOut || s.askedAt.IsZero() {
+			s.askedAt = p.Time
+		}
+		s.lastOut = true
+		return
+	}
+	s.PacketsIn++
+	f.BytesIn += uint64(u.PayloadLen)
+	s.WireIn += uint64(p.Len)
+	s.Inbound = Inbound{Time: p.Time, TTL: ip.TTL, Valid: true}
+	if s.lastOut && s.PacketsOut > 0 {
+		s.Exchanges++
+		s.measure(p.Time.Sub(s.askedAt))
+	}
+	s.lastOut = false
+}
+
+// longHeader reports whether a datagram begins with a QUIC packet with a long header
+// (RFC 8999 section 5.1) of version 1 or 2 (RFC 9369).
+func longHeader(b []byte) bool {
+	if len(b) < 5 || b[0]&0x80 == 0 {
+		return false
+	}
+	version := uint32(b[1])<<24 | uint32(b[2])<<16 | uint32(b[3])<<8 | uint32(b[4])
+	return version == 1 || version == 0x6b3343cf
+}
+
+// Harmless reports whether a flow is of a kind that a stray datagram does not harm: QUIC,
+// which drops what it cannot decrypt, or a stream. A protocol of question and answer
+// could take it for either.
+func (s *UDP) Harmless() bool { return s.QUIC || s.Streams }
+
+// measure takes in how long the peer took to speak after this end had: never less than
+// the round trip, and often more, since nothing says that it was the answer.
+func (s *UDP) measure(rtt time.Duration) {
+	if rtt <= 0 {
+		return
+	}
+	if s.leastRTT == 0 || rtt < s.leastRTT {
+		s.leastRTT = rtt
+	}
+	if s.smoothRTT == 0 {
+		s.smoothRTT = rtt
+	}
+	s.smoothRTT += (rtt - s.smoothRTT) / 8 // RFC 6298 section 2
+}
+
+// RTT returns the smoothed and the least time between a packet and the next one from
+// the peer, an upper bound of the round trip; ok is false before the first.
+func (s *UDP) RTT() (smoothed, least time.Duration, ok bool) {
+	return s.smoothRTT, s.leastRTT, s.leastRTT > 0
+}
+
+// RTT returns the smoothed and the least round-trip time seen in the flow itself; ok is
+// false before the first sample.
+func (f *Flow) RTT() (smoothed, least time.Duration, ok bool) {
+	if f.Key.Proto == trace.UDP {
+		return f.UDP.RTT()
+	}
+	return f.TCP.RTT()
+}
+
+// InboundTTL is the TTL with which the peer's newest packet came; ok is false before the
+// first.
+func (f *Flow) InboundTTL() (ttl uint8, ok bool) {
+	if f.Key.Proto == trace.UDP {
+		return f.UDP.Inbound.TTL, f.UDP.Inbound.Valid
+	}
+	return f.TCP.Inbound.TTL, f.TCP.Inbound.Valid
+}

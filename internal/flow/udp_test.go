@@ -1,0 +1,81 @@
+package flow
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"servicetraceroute/internal/capture"
+	"servicetraceroute/internal/wire"
+	"servicetraceroute/trace"
+)
+
+func TestUDPFlow(t *testing.T) {
+	type packet struct {
+		out   bool
+		after time.Duration
+		data  []byte
+	}
+	long := func(version ...byte) []byte { return append(append([]byte{0xc0}, version...), make([]byte, 30)...) }
+	q, a := make([]byte, 40), make([]byte, 100)
+	for name, test := range map[string]struct {
+		packets   []packet
+		exchanges int
+		harmless  bool
+		least     time.Duration
+		direction trace.Direction
+	}{
+		"nothing came":           {[]packet{{true, 0, q}, {true, 1, q}}, 0, false, 0, trace.Out},
+		"question and answer":    {[]packet{{true, 0, q}, {false, 20, a}, {true, 5, q}, {false, 30, a}}, 2, false, 20, trace.Out},
+		"one repeated question":  {[]packet{{true, 0, q}, {true, 500, q}, {false, 20, a}}, 1, false, 520, trace.Out},
+		"a stream out":           {[]packet{{true, 0, q}, {true, 1, q}, {true, 1, q}, {false, 20, a}}, 1, true, 22, trace.Out},
+		"a stream in":            {[]packet{{true, 0, q}, {false, 20, a}, {false, 1, a}, {false, 1, a}}, 1, true, 20, trace.Out},
+		"QUIC":                   {[]packet{{true, 0, long(0, 0, 0, 1)}, {false, 20, a}}, 1, true, 20, trace.Out},
+		"QUIC version 2":         {[]packet{{true, 0, long(0x6b, 0x33, 0x43, 0xcf)}, {false, 20, a}}, 1, true, 20, trace.Out},
+		"an unknown version":     {[]packet{{true, 0, long(0, 0, 0, 9)}, {false, 20, a}}, 1, false, 20, trace.Out},
+		"accepted":               {[]packet{{false, 0, q}, {true, 1, a}, {false, 40, q}}, 1, false, 40, trace.In},
+		"accepted, not answered": {[]packet{{false, 0, q}}, 0, false, 0, trace.In},
+	} {
+		t.Run(name, func(t *testing.T) {
+			table := NewTable(8, time.Minute)
+			now := time.Unix(1000, 0)
+			me, peer := netip.MustParseAddrPort("192.0.2.1:40000"), netip.MustParseAddrPort("203.0.113.7:4433")
+			var f *Flow
+			var in, out uint64
+			for _, p := range test.packets {
+				now = now.Add(p.after * time.Millisecond)
+				u := wire.UDPProbe{Src: me, Dst: peer, TTL: 64, TOS: 0x20, Payload: p.data}
+				d := capture.Outgoing
+				if !p.out {
+					u.Src, u.Dst, u.TTL, d = peer, me, 55, capture.Incoming
+				}
+				b := u.AppendTo(nil)
+				var ip wire.Packet
+				var datagram wire.UDP
+				if ip.Decode(b, len(b)) != nil || datagram.Decode(ip.Transport, ip.TransportLen) != nil {
+					t.Fatal("malformed")
+				}
+				var followed bool
+				f, followed = table.ObserveUDP(&capture.Packet{Time: now, Interface: 2, Direction: d, NextHopKnown: true, Data: b, Len: len(b)}, &ip, &datagram)
+				if !followed {
+					t.Fatal("not followed")
+				}
+				if p.out {
+					out += uint64(len(p.data))
+				} else {
+					in += uint64(len(b))
+				}
+			}
+			_, least, ok := f.RTT()
+			if f.UDP.Exchanges != test.exchanges || f.UDP.Harmless() != test.harmless || least != test.least*time.Millisecond || ok != (test.least > 0) {
+				t.Errorf("%+v, least %v", f.UDP, least)
+			}
+			if f.Direction != test.direction || f.BytesOut != out || f.UDP.WireIn != in || f.Key.Proto != trace.UDP || f.Key.Src != me {
+				t.Errorf("%v, %d bytes out, %d in: %+v", f.Direction, f.BytesOut, f.UDP.WireIn, f.Key)
+			}
+			if ttl, ok := f.InboundTTL(); in > 0 && (!ok || ttl != 55) {
+				t.Errorf("inbound TTL %d %v", ttl, ok)
+			}
+		})
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"servicetraceroute/internal/engine"
+	"servicetraceroute/internal/probe"
 	"servicetraceroute/trace"
 )
 
@@ -98,8 +99,23 @@ type Params struct {
 	TTLInterval   time.Duration   // between TTLs, the paper's algorithms only; 0: 1 ms
 	MaxSilent     int             // silent hops in a row; 0: 5; negative: no limit
 	Borders       []netip.Prefix  // a trace stops at the first answer from one of them
-	FlowTimeout   time.Duration   // ends the trace of a flow silent for so long; 0: never
+	FlowTimeout   time.Duration   // ends the trace of a flow silent for so long; 0: never, of UDP a minute
+	UDPProbe      UDPProbe        // which UDP flows are probed; 0: UDPAuto
 }
+
+// UDPProbe says which UDP flows are probed. Others that are selected are reported as
+// refused. The zero value is UDPAuto.
+type UDPProbe = probe.UDPProbe
+
+// The policies. UDPAuto probes QUIC, which drops what it cannot decrypt, and streams;
+// UDPAlways also protocols of question and answer, such as DNS. Whatever the policy, no
+// probe goes where the destination might see it as far as its distance is known, and none
+// goes into a flow whose socket hears of ICMP errors (IP_RECVERR).
+const (
+	UDPAuto   = probe.UDPAuto
+	UDPOff    = probe.UDPOff
+	UDPAlways = probe.UDPAlways
+)
 
 // Selection says which flows are traced: what (Hosts, any of them) and, all of
 // them, how that is narrowed. Only Processes, PIDs, Cgroups and Run select without

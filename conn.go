@@ -25,10 +25,11 @@ const (
 	lookEvery = 50 * time.Millisecond
 )
 
-// TraceConn traces the flow of a connection of this process: a *net.TCPConn, or
-// what wraps one and has a NetConn method, like *tls.Conn. The connection stays the
-// caller's, who may use it meanwhile: nothing is read from it, written to it or
-// closed. The Tracer must have been made in the connection's network namespace.
+// TraceConn traces the flow of a connection of this process: a *net.TCPConn, a connected
+// *net.UDPConn, or what wraps one and has a NetConn method, like *tls.Conn. The
+// connection stays the caller's, who may use it meanwhile: nothing is read from it,
+// written to it or closed. The Tracer must have been made in the connection's network
+// namespace.
 //
 // A connection that is quiet shows no sequence numbers. When it showed none for
 // 200 ms, TraceConn asks the kernel for its own keepalive, which the peer's kernel
@@ -36,12 +37,17 @@ const (
 // the trace has begun. When nobody answers for 5 s the trace stops as flow-idle; when not
 // even the keepalives were seen, it is refused for no-state: the connection is in another
 // network namespace, or its addresses are translated on this host and the process has no
-// CAP_NET_ADMIN, with which the kernel tells how. No keepalive is asked for on a connection with TCP_USER_TIMEOUT, which an unanswered
-// one could end, nor outside Linux: there the trace waits for traffic until ctx ends.
+// CAP_NET_ADMIN, with which the kernel tells how. No keepalive is asked for on a
+// connection with TCP_USER_TIMEOUT, which an unanswered one could end, nor of UDP, nor
+// outside Linux: there the trace waits for traffic until ctx ends.
+//
+// A UDP flow is probed up to the fence only, short of the peer, after two exchanges, and
+// not at all when its socket hears of ICMP errors (IP_RECVERR). Params.UDPProbe need not
+// be UDPAlways for it: this flow was asked for.
 //
 // When ctx ends the partial trace is returned, and no error. A connection that
 // either side has closed gives a trace that stopped as flow-closed; after this
-// process's Close, an error that matches net.ErrClosed. What is not TCP gives one
+// process's Close, an error that matches net.ErrClosed. What is neither TCP nor UDP gives one
 // that matches errors.ErrUnsupported.
 func (t *Tracer) TraceConn(ctx context.Context, conn net.Conn) (*trace.Trace, error) {
 	flow, raw, err := connFlow(conn)
@@ -132,19 +138,19 @@ func connFlow(conn net.Conn) (flow trace.Tuple, raw syscall.RawConn, err error) 
 		}
 		conn = inner.NetConn()
 	}
-	local, remote := conn.LocalAddr(), conn.RemoteAddr()
+	local, remote, proto := conn.LocalAddr(), conn.RemoteAddr(), trace.TCP
 	switch a := remote.(type) {
 	case *net.TCPAddr:
+	case *net.UDPAddr:
+		proto = trace.UDP
 	case nil:
 		return flow, nil, net.ErrClosed
-	case *net.UDPAddr:
-		return flow, nil, fmt.Errorf("UDP flows are not traced by this version: %w", errors.ErrUnsupported)
 	default:
 		return flow, nil, fmt.Errorf("a %s connection has no path: %w", a.Network(), errors.ErrUnsupported)
 	}
 	src, dst := addrPort(local), addrPort(remote)
 	if !src.IsValid() || !dst.IsValid() {
-		return flow, nil, fmt.Errorf("%v to %v is not a TCP connection", local, remote)
+		return flow, nil, fmt.Errorf("%v to %v is not a connection", local, remote)
 	}
 	if sc, ok := conn.(syscall.Conn); ok {
 		if raw, err = sc.SyscallConn(); err == nil {
@@ -154,14 +160,16 @@ func connFlow(conn net.Conn) (flow trace.Tuple, raw syscall.RawConn, err error) 
 			return flow, nil, err // closed
 		}
 	}
-	return trace.Tuple{FlowKey: trace.FlowKey{Proto: trace.TCP, Src: src, Dst: dst}}, raw, nil
+	return trace.Tuple{FlowKey: trace.FlowKey{Proto: proto, Src: src, Dst: dst}}, raw, nil
 }
 
-// addrPort is a TCP address as packets have it: without zone, IPv4 as IPv4.
+// addrPort is an address as packets have it: without zone, IPv4 as IPv4.
 func addrPort(a net.Addr) netip.AddrPort {
-	tcp, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}
+	switch a := a.(type) {
+	case *net.TCPAddr:
+		return onWire(a.AddrPort())
+	case *net.UDPAddr:
+		return onWire(a.AddrPort())
 	}
-	return onWire(tcp.AddrPort())
+	return netip.AddrPort{}
 }

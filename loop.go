@@ -50,6 +50,7 @@ func (t *Tracer) loop() {
 			wake = longAgo // what they began is due now
 		}
 		t.tellScales()
+		t.tellHearings(now)
 		t.askOwners()
 		t.deliver(now)
 	}

@@ -11,7 +11,10 @@ func (t *Tracer) narrow() {
 	if !ok {
 		return
 	}
-	cfg := capture.Config{Payload: t.cfg.keepsPayload()}
+	cfg := capture.Config{Payload: t.cfg.keepsPayload(), UDP: len(t.watches) == 0}
+	for w := range t.watches {
+		cfg.UDP = cfg.UDP || w.Selector.WantsUDP()
+	}
 	for w := range t.watches {
 		prefixes := w.Selector.Prefixes()
 		if len(prefixes) == 0 { // it may select flows to anywhere

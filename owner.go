@@ -76,6 +76,21 @@ func (t *Tracer) tellScales() {
 	}
 }
 
+// tellHearings answers whether UDP flows' sockets hear of ICMP errors. One that cannot be
+// asked might: a forwarded flow's, or one in another network namespace.
+func (t *Tracer) tellHearings(now time.Time) {
+	for _, q := range t.engine.Hearings() {
+		hears := true
+		if t.sockets != nil {
+			var err error
+			if hears, err = t.sockets.HearsErrors(q.Key, q.Interface); err != nil {
+				t.log.Debug("whether a socket hears of errors is not known", "err", err)
+			}
+		}
+		t.engine.Hears(now, q.Key, hears)
+	}
+}
+
 // takeOwners hands the engine what was found out since the last call.
 func (t *Tracer) takeOwners(now time.Time) {
 	if t.owners == nil {

@@ -101,6 +101,10 @@ func (p Params) plan() (probe.Params, error) {
 	set(&d.MaxSilent, p.MaxSilent)
 	d.MaxSilent = max(d.MaxSilent, 0)
 	d.FlowTimeout = p.FlowTimeout
+	if _, err := p.UDPProbe.MarshalText(); err != nil {
+		return bad("UDPProbe", "unknown")
+	}
+	d.UDPProbe = p.UDPProbe
 	var err error
 	if d.Borders, err = ordinary(p.Borders); err != nil {
 		return bad("Borders", err.Error())
@@ -138,6 +142,7 @@ func (p Params) or(d Params) Params {
 	set(&d.TTLInterval, p.TTLInterval)
 	set(&d.MaxSilent, p.MaxSilent)
 	set(&d.FlowTimeout, p.FlowTimeout)
+	set(&d.UDPProbe, p.UDPProbe)
 	if p.Borders != nil {
 		d.Borders = p.Borders
 	}
@@ -194,7 +199,7 @@ func (s Selection) watch(ctx context.Context, cfg Config) (*engine.Watch, error)
 		}
 	}
 	for _, p := range s.Protos {
-		if p != trace.TCP {
+		if p != trace.TCP && p != trace.UDP {
 			return nil, fmt.Errorf("servicetraceroute: Selection.Protos: %v flows are not traced by this version: %w", p, errors.ErrUnsupported)
 		}
 	}
@@ -327,14 +332,17 @@ func flowWatch(f trace.Flow, cfg Config) (*engine.Watch, error) {
 	if err != nil {
 		return nil, err
 	}
-	if f.Proto != trace.TCP {
-		return nil, fmt.Errorf("servicetraceroute: flow %v: only TCP is traced by this version: %w", f.FlowKey, errors.ErrUnsupported)
+	if f.Proto != trace.TCP && f.Proto != trace.UDP {
+		return nil, fmt.Errorf("servicetraceroute: flow %v: only TCP and UDP are traced: %w", f.FlowKey, errors.ErrUnsupported)
 	}
 	if !f.Dst.IsValid() || f.Dst.Port() == 0 {
 		return nil, fmt.Errorf("servicetraceroute: flow %v: needs a destination address and port", f.FlowKey)
 	}
 	if cfg.NoProbe {
 		return nil, fmt.Errorf("servicetraceroute: flow %v: Config.NoProbe: nothing is traced: %w", f.FlowKey, errors.ErrUnsupported)
+	}
+	if params.UDPProbe == probe.UDPAuto {
+		params.UDPProbe = probe.UDPAlways // this very flow was asked for
 	}
 	t := f.Tuple
 	t.Src, t.Dst = onWire(t.Src), onWire(t.Dst)

@@ -39,7 +39,7 @@ func (f *traceFlags) declareShared(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringArrayVar(&f.hosts, "host", nil, "address, prefix or `NAME` whose flows are traced (repeat)")
 	fl.StringArrayVar(&f.ports, "port", nil, "only this server `PORT` or range A-B (repeat)")
-	fl.StringArrayVar(&f.protos, "proto", nil, "only this `PROTOCOL`: tcp (repeat)")
+	fl.StringArrayVar(&f.protos, "proto", nil, "only this `PROTOCOL`: tcp, udp (repeat)")
 	fl.StringArrayVar(&f.interfaces, "interface", nil, "only flows at this `INTERFACE` (repeat)")
 	fl.StringArrayVar(&f.directions, "direction", nil, "only flows of this `WAY`: out (opened by this host), in (accepted), any")
 	fl.BoolVarP(&f.v4, "ipv4", "4", false, "only IPv4")
@@ -51,7 +51,7 @@ func (f *traceFlags) declareShared(cmd *cobra.Command) {
 	f.probeFlags.declare(cmd)
 	f.resultFlags.declare(cmd)
 	for name, values := range map[string][]string{
-		"direction": {"out", "in"}, "proto": {"tcp"}, "interface": interfaceNames(), "every": {"once", "10m"},
+		"direction": {"out", "in"}, "proto": {"tcp", "udp"}, "interface": interfaceNames(), "every": {"once", "10m"},
 	} {
 		completeWith(cmd, name, values)
 	}
@@ -116,10 +116,7 @@ func (f *traceFlags) words(sel *servicetraceroute.Selection) error {
 	for _, word := range f.protos {
 		var p trace.Proto
 		if err := p.UnmarshalText([]byte(word)); err != nil {
-			return usage(fmt.Errorf("--proto: unknown %q", word), "tcp")
-		}
-		if p != trace.TCP {
-			return usage(errors.New("--proto udp: only TCP is traced by this version"), "")
+			return usage(fmt.Errorf("--proto: unknown %q", word), "tcp or udp")
 		}
 		sel.Protos = append(sel.Protos, p)
 	}

@@ -21,9 +21,12 @@ type probeFlags struct {
 	borders, borderFile, excludes, excludeFile []string
 	rate, hopRate                              int
 	loopback                                   bool
+	udpProbe                                   string
 }
 
 var algorithms = []string{"packet-by-packet", "hop-by-hop", "concurrent", "adaptive"}
+
+var udpProbes = []string{"off", "auto", "always"}
 
 // declare defines the flags and their completion.
 func (f *probeFlags) declare(cmd *cobra.Command) {
@@ -38,13 +41,15 @@ func (f *probeFlags) declare(cmd *cobra.Command) {
 	fl.IntVar(&f.maxSilent, "max-silent", 5, "stop after so many silent hops in a row; 0: never")
 	fl.StringArrayVar(&f.borders, "border", nil, "stop at an answer from this address or `PREFIX` (repeat)")
 	fl.StringArrayVar(&f.borderFile, "border-file", nil, "`FILE` of borders, one a line")
-	fl.DurationVar(&f.params.FlowTimeout, "flow-timeout", 0, "end the trace of a flow silent for so long; 0: no")
+	fl.DurationVar(&f.params.FlowTimeout, "flow-timeout", 0, "end the trace of a flow silent for so long; 0: no, of UDP after 60s")
 	fl.IntVar(&f.rate, "rate", 1000, "probes per second of this process")
 	fl.IntVar(&f.hopRate, "hop-rate", 200, "probes per second and router, at most")
 	fl.StringArrayVar(&f.excludes, "exclude", nil, "never probe this address or `PREFIX` (repeat)")
 	fl.StringArrayVar(&f.excludeFile, "exclude-file", nil, "`FILE` of addresses and prefixes never probed, one a line")
+	fl.StringVar(&f.udpProbe, "udp-probe", "auto", "probe UDP flows: off, auto (QUIC and streams), always")
 	fl.BoolVar(&f.loopback, "loopback", false, "also probe flows that end on this host")
 	completeWith(cmd, "algorithm", algorithms)
+	completeWith(cmd, "udp-probe", udpProbes)
 }
 
 // completeWith gives a flag the words that a shell completes it with.
@@ -60,6 +65,9 @@ func (f *probeFlags) apply(cfg *servicetraceroute.Config) error {
 	cfg.Rate, cfg.HopRate, cfg.Loopback, cfg.Defaults = f.rate, f.hopRate, f.loopback, f.params
 	if err := cfg.Defaults.Algorithm.UnmarshalText([]byte(f.algorithm)); err != nil {
 		return usage(fmt.Errorf("--algorithm: unknown %q", f.algorithm), "one of "+strings.Join(algorithms, ", "))
+	}
+	if err := cfg.Defaults.UDPProbe.UnmarshalText([]byte(f.udpProbe)); err != nil {
+		return usage(fmt.Errorf("--udp-probe: unknown %q", f.udpProbe), "one of "+strings.Join(udpProbes, ", "))
 	}
 	for name, value := range map[string]time.Duration{
 		"flow-timeout": f.params.FlowTimeout, "probe-interval": f.params.ProbeInterval, "ttl-interval": f.params.TTLInterval,

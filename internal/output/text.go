@@ -237,7 +237,7 @@ func closing(tr *trace.Trace) string {
 	if tr.Complete {
 		complete = "complete"
 	}
-	parts := []string{complete, count(probes, "probe"), impact(tr.Impact)}
+	parts := []string{complete, count(probes, "probe"), effect(tr)}
 	if tr.Destination != nil && tr.Destination.By == trace.DestinationByPassive {
 		parts = append(parts, "the flow's own RTT is "+duration(tr.Destination.RTT)+" (not a probe's)")
 	}

@@ -22,6 +22,15 @@ func impact(i trace.Impact) string {
 	return text
 }
 
+// effect is what the trace did to its flow. Of UDP nothing would tell; that is why no
+// probe goes where its peer could see it.
+func effect(tr *trace.Trace) string {
+	if tr.Flow.Proto == trace.UDP {
+		return "none meant to reach the peer"
+	}
+	return impact(tr.Impact)
+}
+
 func stop(tr *trace.Trace) string {
 	last := 0
 	if n := len(tr.Hops); n > 0 {
@@ -72,7 +81,7 @@ var refusals = map[trace.Reason]string{
 	trace.ReasonLoopback:      "it ends on this host",
 	trace.ReasonExcluded:      "its destination is excluded",
 	trace.ReasonUDPOff:        "UDP probes are off",
-	trace.ReasonProtocol:      "its protocol is not probed",
+	trace.ReasonProtocol:      "it looks like questions and answers, which only --udp-probe always probes",
 	trace.ReasonCapability:    "a capability is missing",
 }
 

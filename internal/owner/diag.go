@@ -47,6 +47,8 @@ type answer struct {
 	cgroup    uint64
 	hasCgroup bool
 	recvErr   bool // IP_RECVERR or IPV6_RECVERR
+	// hasSockOpt: whether recvErr is known.
+	hasSockOpt bool
 	handshake Handshake
 	hasInfo   bool
 }
@@ -167,7 +169,8 @@ func parseAnswer(b []byte, seq uint32) (a answer, err error) {
 		case diagInfo:
 			a.handshake, a.hasInfo = parseInfo(value)
 		case diagSockOpt:
-			a.recvErr = len(value) > 0 && value[0]&1 != 0
+			a.hasSockOpt = len(value) > 0
+			a.recvErr = a.hasSockOpt && value[0]&1 != 0
 		}
 		b = b[min((n+3)&^3, len(b)):]
 	}

@@ -111,6 +111,24 @@ func (s *Sockets) Handshake(key trace.FlowKey, ifindex int) (Handshake, error) {
 	return a.handshake, nil
 }
 
+// HearsErrors reports whether a local socket is told of every ICMP error about its flow
+// (IP_RECVERR, IPV6_RECVERR), as far as is known: with an error it is true.
+func (s *Sockets) HearsErrors(key trace.FlowKey, ifindex int) (bool, error) {
+	a, err := s.diag.ask(key, ifindex, 0)
+	if errors.Is(err, errGone) {
+		if socket, ok := s.nat.inside(key); ok {
+			a, err = s.diag.ask(socket, ifindex, 0)
+		}
+	}
+	if err == nil && !a.hasSockOpt {
+		err = errShort // a kernel that does not tell
+	}
+	if err != nil {
+		return true, fmt.Errorf("owner: options of the socket of %v: %w", key, err)
+	}
+	return a.recvErr, nil
+}
+
 // Close closes it.
 func (s *Sockets) Close() error { return errors.Join(s.diag.close(), s.nat.close()) }
 

@@ -77,7 +77,7 @@ func TestAnswer(t *testing.T) {
 	b := golden(t)
 	b[0] = byte(len(b))
 	got, err := parseAnswer(b, 7)
-	want := answer{state: 1, uid: 1000, inode: 12345, cgroup: 0x1122334455667788, hasCgroup: true, recvErr: true}
+	want := answer{state: 1, uid: 1000, inode: 12345, cgroup: 0x1122334455667788, hasCgroup: true, recvErr: true, hasSockOpt: true}
 	if err != nil || got != want {
 		t.Errorf("%+v, %v; want %+v", got, err, want)
 	}

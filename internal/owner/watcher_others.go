@@ -42,6 +42,9 @@ func OpenSockets() (*Sockets, error) { return nil, unsupported{} }
 // Handshake is never called.
 func (s *Sockets) Handshake(trace.FlowKey, int) (Handshake, error) { return Handshake{}, unsupported{} }
 
+// HearsErrors is never called.
+func (s *Sockets) HearsErrors(trace.FlowKey, int) (bool, error) { return true, unsupported{} }
+
 // OnWire is never called.
 func (s *Sockets) OnWire(k trace.FlowKey) trace.FlowKey { return k }
 

@@ -1,7 +1,9 @@
 package probe
 
 import (
+	"fmt"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"servicetraceroute/trace"
@@ -31,6 +33,35 @@ const (
 	UDPOff                    // none
 	UDPAlways                 // also protocols of question and answer
 )
+
+var udpProbes = [...]string{UDPAuto: "auto", UDPOff: "off", UDPAlways: "always"}
+
+// String returns "auto", "off" or "always".
+func (u UDPProbe) String() string {
+	if int(u) < len(udpProbes) {
+		return udpProbes[u]
+	}
+	return "UDPProbe(" + strconv.Itoa(int(u)) + ")"
+}
+
+// MarshalText returns what String does.
+func (u UDPProbe) MarshalText() ([]byte, error) {
+	if int(u) >= len(udpProbes) {
+		return nil, fmt.Errorf("probe: no policy %d", u)
+	}
+	return []byte(udpProbes[u]), nil
+}
+
+// UnmarshalText reads what MarshalText writes.
+func (u *UDPProbe) UnmarshalText(text []byte) error {
+	for v, word := range udpProbes {
+		if word == string(text) {
+			*u = UDPProbe(v)
+			return nil
+		}
+	}
+	return fmt.Errorf("probe: unknown policy %q", text)
+}
 
 // Defaults are the documented ones.
 func Defaults() Params {

@@ -144,6 +144,14 @@ func (s *Selector) narrowed(t trace.Tuple) bool {
 	return true
 }
 
+// WantsUDP reports whether the selector may select a UDP flow.
+func (s *Selector) WantsUDP() bool {
+	if s.Flow != nil {
+		return s.Flow.Proto == trace.UDP
+	}
+	return len(s.Protos) == 0 || slices.Contains(s.Protos, trace.UDP)
+}
+
 // Prefixes returns the sorted prefixes of all rules, for a capture filter; none
 // when flows to anywhere may be wanted.
 func (s *Selector) Prefixes() []netip.Prefix {

@@ -177,7 +177,11 @@ func (f *field) truth() *observe.Truth {
 }
 
 func observed(k trace.FlowKey) observe.Flow {
-	return observe.Flow{Proto: 6, Src: k.Src, Dst: k.Dst}
+	f := observe.Flow{Proto: 6, Src: k.Src, Dst: k.Dst}
+	if k.Proto == trace.UDP {
+		f.Proto = 17
+	}
+	return f
 }
 
 // verdict counts how traces compare with the truth.

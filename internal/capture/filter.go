@@ -13,6 +13,9 @@ const (
 	snapTCP  = 192  // Ethernet, two VLAN tags, 60 of IP, 60 of TCP, and a margin
 	snapICMP = 1600 // with a quote and extensions
 	snapUDP  = 1600
+	// snapHello holds a client's first words whole: a TLS hello with post-quantum keys
+	// is 1.8 kB, and may leave in one packet that is split only below.
+	snapHello = snapTCP + 4096
 	// snapWhole is more than a block of the ring holds: the kernel cuts there.
 	snapWhole = 256 << 10
 
@@ -166,33 +169,39 @@ func unmapped(p netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(p.Addr().Unmap(), max(p.Bits()-96, 0))
 }
 
-// snapTCP is how much of a TCP packet is kept.
-func (c Config) snapTCP() uint32 {
-	if c.Payload {
-		return snapWhole
+// snapTCP leaves in A how much of a TCP packet is kept.
+func (c Config) snapTCP() []bpf.Instruction {
+	load := func(n uint32) bpf.Instruction { return bpf.LoadConstant{Dst: bpf.RegA, Val: n} }
+	switch {
+	case c.Payload:
+		return []bpf.Instruction{load(snapWhole)}
+	case c.Names:
+		return []bpf.Instruction{
+			bpf.LoadAbsolute{Off: adType, Size: 1},
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: typeOutgoing, SkipTrue: 2},
+			load(snapHello),
+			bpf.Jump{Skip: 1},
+			load(snapTCP),
+		}
 	}
-	return snapTCP
+	return []bpf.Instruction{load(snapTCP)}
 }
 
 // transports ends a branch: TCP, and UDP if wanted, pass where the selection lets
 // them. A holds the protocol.
 func transports(cfg Config, prefixes []prefixTest) []bpf.Instruction {
-	p := []bpf.Instruction{
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoTCP, SkipTrue: 2},
-		bpf.LoadConstant{Dst: bpf.RegA, Val: cfg.snapTCP()},
-		bpf.Jump{Skip: 1},
-		drop,
-	}
+	tcp := cfg.snapTCP()
+	other := []bpf.Instruction{drop}
 	if cfg.UDP {
-		p = []bpf.Instruction{
-			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoTCP, SkipTrue: 2},
-			bpf.LoadConstant{Dst: bpf.RegA, Val: cfg.snapTCP()},
-			bpf.Jump{Skip: 3},
+		other = []bpf.Instruction{
 			bpf.JumpIf{Cond: bpf.JumpEqual, Val: protoUDP, SkipTrue: 1},
 			drop,
 			bpf.LoadConstant{Dst: bpf.RegA, Val: snapUDP},
 		}
 	}
+	p := []bpf.Instruction{bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoTCP, SkipTrue: uint8(len(tcp) + 1)}}
+	p = append(append(p, tcp...), bpf.Jump{Skip: uint32(len(other))})
+	p = append(p, other...)
 	p = append(p, bpf.StoreScratch{Src: bpf.RegA, N: snap})
 	if len(cfg.Prefixes) > 0 {
 		p = append(p, compile(prefixes)...)

@@ -49,8 +49,8 @@ type answer struct {
 	recvErr   bool // IP_RECVERR or IPV6_RECVERR
 	// hasSockOpt: whether recvErr is known.
 	hasSockOpt bool
-	handshake Handshake
-	hasInfo   bool
+	handshake  Handshake
+	hasInfo    bool
 }
 
 // Handshake is what a TCP socket remembers of its connection's SYNs.

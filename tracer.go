@@ -245,7 +245,7 @@ func (t *Tracer) nothing(w *engine.Watch, flow trace.Tuple, stop trace.Stop) *tr
 	if stop == trace.StopRefused {
 		tr.Reason = trace.ReasonNoState
 	}
-	if s, v := w.Selector.Match(flow, nil); v == service.Yes {
+	if s, v := w.Selector.Match(flow, &service.Known{}); v == service.Yes {
 		tr.Service = &s
 	}
 	return tr

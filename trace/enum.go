@@ -152,7 +152,7 @@ var stopWords = []string{
 	StopCancelled: "cancelled", StopRefused: "refused",
 }
 
-// Reason says why a flow was refused. The zero value means "not refused".
+// Reason says why a flow was refused, or ignored. The zero value means neither.
 type Reason uint8
 
 // The reasons for which a flow is not probed.
@@ -169,13 +169,14 @@ const (
 	ReasonUDPOff
 	ReasonProtocol
 	ReasonCapability
+	ReasonAmbiguous // with FlowIgnored: the address has names that say different things
 )
 
 var reasonWords = []string{
 	ReasonRecvErr: "recverr", ReasonMD5: "md5", ReasonAO: "ao", ReasonMPTCP: "mptcp",
 	ReasonNoInboundTTL: "no-inbound-ttl", ReasonNoState: "no-state", ReasonRouteMismatch: "route-mismatch",
 	ReasonLoopback: "loopback", ReasonExcluded: "excluded", ReasonUDPOff: "udp-off", ReasonProtocol: "protocol",
-	ReasonCapability: "capability",
+	ReasonCapability: "capability", ReasonAmbiguous: "ambiguous",
 }
 
 // DestinationBy says how the destination's distance was learnt. The zero value

@@ -152,6 +152,8 @@ type ServiceStats struct {
 	DNS  uint64 `json:"dns"`
 	SNI  uint64 `json:"sni"`
 	QUIC uint64 `json:"quic"`
+	// Dropped are flows whose first words were not read because too many were.
+	Dropped uint64 `json:"dropped,omitempty"`
 }
 
 // PcapStats count the packets of the pcapng file.

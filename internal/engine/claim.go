@@ -39,11 +39,11 @@ func (e *Engine) claim(now time.Time, w *Watch) {
 		return
 	}
 	if a != nil && a.watch != nil && !a.watch.single() {
-		if s, v := w.Selector.Match(e.tuple(f), a.owner); v == service.Yes {
+		if s, v := w.Selector.Match(e.tuple(f), e.known(now, f, a)); v == service.Yes {
 			if a.near == nil {
 				a.near = &near{}
 			}
-			f.Attachment = &attachment{epoch: e.epoch, watch: w, service: s, home: a, owner: a.owner, asked: a.asked, near: a.near}
+			f.Attachment = &attachment{epoch: e.epoch, watch: w, service: s, home: a, owner: a.owner, asked: a.asked, near: a.near, words: a.words, hearing: a.hearing}
 			w.matched++
 		}
 	}
@@ -77,13 +77,13 @@ func (e *Engine) Shown(w *Watch) (shown, settled, known bool) {
 
 // giveBack returns a flow to the watch from which it was claimed, if that still
 // wants it.
-func (e *Engine) giveBack(f *flow.Flow, a *attachment) {
-	f.Attachment = &attachment{owner: a.owner, near: a.near}
+func (e *Engine) giveBack(now time.Time, f *flow.Flow, a *attachment) {
+	f.Attachment = a.forgotten()
 	home := a.home
 	if home == nil || !slices.Contains(e.watches, home.watch) {
 		return
 	}
-	if s, v := home.watch.Selector.Match(e.tuple(f), a.owner); v == service.Yes {
+	if s, v := home.watch.Selector.Match(e.tuple(f), e.known(now, f, a)); v == service.Yes {
 		home.service, home.epoch, home.owner = s, e.epoch, a.owner
 		f.Attachment = home
 		if home.watch.Retrace > 0 && home.finished > 0 {

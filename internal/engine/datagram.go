@@ -46,6 +46,7 @@ func (e *Engine) datagram(p *capture.Packet) {
 		}
 		return
 	}
+	e.resolve(p)
 	if !unicast(e.ip.Dst) || !unicast(e.ip.Src) || !e.localEnd(p) {
 		return
 	}
@@ -53,7 +54,7 @@ func (e *Engine) datagram(p *capture.Packet) {
 	if !followed {
 		return
 	}
-	a := e.match(f)
+	a := e.match(p.Time, f)
 	if a.watch == nil {
 		return
 	}

@@ -8,7 +8,9 @@ import (
 
 	"servicetraceroute/internal/capture"
 	"servicetraceroute/internal/flow"
+	"servicetraceroute/internal/names"
 	"servicetraceroute/internal/probe"
+	"servicetraceroute/internal/service"
 	"servicetraceroute/internal/wire"
 	"servicetraceroute/trace"
 )
@@ -28,6 +30,7 @@ type Config struct {
 	// InterfaceName names interfaces in records; nil: no names.
 	InterfaceName func(index int) string
 	Seed          [32]byte // of the random offsets, identifications and trace ids
+	NoDNS         bool     // names from DNS answers do not count
 	Evidence      bool     // say what each packet is; the caller takes that by Evidence after every Step
 }
 
@@ -72,8 +75,13 @@ type Engine struct {
 	runs    runQueue
 	runsTo  map[netip.AddrPort][]*run // by destination: a flood of errors must not search
 	breaker breaker
-	paused  bool // no new traces
-	freed   bool // a flow is no longer traced for which a watch waits
+	names   *names.Cache
+	// expected are flows whose first words are awaited, listening how many are read.
+	expected  []expectation
+	listening int
+	about     service.Known // what the selectors are told at the moment
+	paused    bool          // no new traces
+	freed     bool          // a flow is no longer traced for which a watch waits
 
 	early     early
 	questions []Question
@@ -112,6 +120,7 @@ func New(now time.Time, cfg Config) *Engine {
 		table:   flow.NewTable(maxFlows, flowIdle),
 		sent:    probe.NewTable(),
 		buckets: probe.NewBuckets(cfg.HopRate),
+		names:   names.New(names.Limits{}),
 		breaker: breaker{}, runsTo: map[netip.AddrPort][]*run{}, distances: map[netip.Addr]knownDistance{},
 		budget: cfg.Budget, start: now,
 	}
@@ -132,6 +141,7 @@ func (e *Engine) Step(now time.Time, packets []capture.Packet) *Actions {
 	}
 	e.sent.Expire(now)
 	e.table.Expire(now)
+	e.names.Expire(now)
 	e.advance(now)
 	e.release(now)
 	e.actions.Wake = e.wake(now)
@@ -172,6 +182,7 @@ func (e *Engine) advance(now time.Time) {
 		e.work(now, r)
 	}
 	e.claims(now)
+	e.unheard(now)
 	for _, w := range e.watches {
 		e.retraceDue(now, w)
 	}
@@ -196,6 +207,9 @@ func (e *Engine) wake(now time.Time) time.Time {
 	}
 	if !e.grantAt.IsZero() && e.grantAt.Before(at) {
 		at = e.grantAt
+	}
+	if len(e.expected) > 0 && e.expected[0].words.until.Before(at) {
+		at = e.expected[0].words.until
 	}
 	for _, w := range e.watches {
 		if !w.retraceAt.IsZero() && w.retraceAt.Before(at) {

@@ -67,7 +67,8 @@ func (e *Engine) segment(p *capture.Packet) {
 		return
 	}
 	e.ownerOf(p.Time, f, &o)
-	a := e.match(f)
+	e.attend(p, f, &o)
+	a := e.match(p.Time, f)
 	if a.watch == nil {
 		return
 	}
@@ -104,7 +105,7 @@ func (e *Engine) localEnd(p *capture.Packet) bool {
 // consider starts the trace of a selected flow when it may be probed, and says
 // once why not when it may not.
 func (e *Engine) consider(now time.Time, f *flow.Flow) {
-	a := e.match(f)
+	a := e.match(now, f)
 	w := a.watch
 	if w == nil || a.run != nil || a.refused || !open(now, f) {
 		return

@@ -76,6 +76,8 @@ type attachment struct {
 	near     *near        // of the traces so far; nil: there was none
 	sized    bool         // the window scale was asked for
 	hearing  hearing      // of a UDP flow's socket
+	words    *words       // what its client said first; nil: not known
+	ignored  bool         // a record said why it is not traced
 }
 
 // Add starts a watch; flows already in the table are looked at again.
@@ -123,7 +125,7 @@ func (e *Engine) Replace(now time.Time, w *Watch, by Watch) {
 		if !ok || a.watch != w {
 			continue
 		}
-		if s, v := w.Selector.Match(e.tuple(f), a.owner); v == service.Yes {
+		if s, v := w.Selector.Match(e.tuple(f), e.known(now, f, a)); v == service.Yes {
 			a.service, a.epoch = s, e.epoch
 			if w.Retrace > 0 && a.finished > 0 {
 				w.retraceAt = now
@@ -133,7 +135,7 @@ func (e *Engine) Replace(now time.Time, w *Watch, by Watch) {
 		if a.run != nil {
 			e.finish(now, a.run, trace.StopCancelled)
 		}
-		f.Attachment = &attachment{owner: a.owner, near: a.near}
+		f.Attachment = a.forgotten()
 	}
 	for f := range e.table.Each {
 		e.consider(now, f)
@@ -168,7 +170,7 @@ func (e *Engine) Remove(now time.Time, w *Watch, why trace.Stop) {
 	e.epoch++
 	for f := range e.table.Each {
 		if a, ok := f.Attachment.(*attachment); ok && a.watch == w {
-			e.giveBack(f, a)
+			e.giveBack(now, f, a)
 		}
 	}
 	e.freed = true
@@ -177,13 +179,18 @@ func (e *Engine) Remove(now time.Time, w *Watch, why trace.Stop) {
 
 // removed forgets a flow that left the table.
 func (e *Engine) removed(f *flow.Flow) {
-	if a, ok := f.Attachment.(*attachment); ok && a.run != nil {
+	a, ok := f.Attachment.(*attachment)
+	if !ok {
+		return
+	}
+	e.deaf(a)
+	if a.run != nil {
 		e.finish(f.LastSeen, a.run, trace.StopFlowIdle)
 	}
 }
 
 // match attaches a flow to the first watch that selects it.
-func (e *Engine) match(f *flow.Flow) *attachment {
+func (e *Engine) match(now time.Time, f *flow.Flow) *attachment {
 	a, _ := f.Attachment.(*attachment)
 	if a == nil {
 		a = &attachment{}
@@ -199,7 +206,7 @@ func (e *Engine) match(f *flow.Flow) *attachment {
 			a.epoch = 0 // an accepted flow: look again when something leaves
 			continue
 		}
-		switch s, v := w.Selector.Match(t, a.owner); v {
+		switch s, v := w.Selector.Match(t, e.known(now, f, a)); v {
 		case service.Yes:
 			a.watch, a.service = w, s
 			w.matched++
@@ -207,9 +214,29 @@ func (e *Engine) match(f *flow.Flow) *attachment {
 			return a
 		case service.Wait:
 			e.inquire(f, a)
+		case service.Unclear:
+			e.ignore(now, f, a, w)
 		}
 	}
 	return a
+}
+
+// ignore says once that a flow is not traced although it may be one of those wanted.
+func (e *Engine) ignore(now time.Time, f *flow.Flow, a *attachment, w *Watch) {
+	if !a.ignored && open(now, f) {
+		a.ignored = true
+		e.emit(w, &trace.Flow{
+			Tuple: e.tuple(f), Time: now, Label: e.cfg.Label, Process: a.process(), State: trace.FlowIgnored, Reason: trace.ReasonAmbiguous,
+		})
+	}
+	if !a.ignored {
+		a.epoch = 0 // say so when it stands
+	}
+}
+
+// forgotten is what stays known of a flow that no watch has any more.
+func (a *attachment) forgotten() *attachment {
+	return &attachment{owner: a.owner, near: a.near, words: a.words, hearing: a.hearing}
 }
 
 // tuple describes a flow in a record.

@@ -95,7 +95,7 @@ func TestEveryReasonHasWords(t *testing.T) {
 			t.Errorf("stop %v has no words", s)
 		}
 	}
-	for r := trace.ReasonRecvErr; r <= trace.ReasonCapability; r++ {
+	for r := trace.ReasonRecvErr; r <= trace.ReasonAmbiguous; r++ {
 		if refusal(r) == r.String() {
 			t.Errorf("reason %v has no words", r)
 		}

@@ -83,6 +83,7 @@ var refusals = map[trace.Reason]string{
 	trace.ReasonUDPOff:        "UDP probes are off",
 	trace.ReasonProtocol:      "it looks like questions and answers, which only --udp-probe always probes",
 	trace.ReasonCapability:    "a capability is missing",
+	trace.ReasonAmbiguous:     "its address has several names that say different things, and its own first words none",
 }
 
 func refusal(r trace.Reason) string {
@@ -95,6 +96,9 @@ func refusal(r trace.Reason) string {
 func flowState(f *trace.Flow) string {
 	if f.State == trace.FlowRefused {
 		return "not probed: " + refusal(f.Reason)
+	}
+	if f.Reason != 0 {
+		return f.State.String() + ": " + refusal(f.Reason)
 	}
 	return f.State.String()
 }

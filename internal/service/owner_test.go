@@ -46,7 +46,7 @@ func TestMatchOwner(t *testing.T) {
 		{"another host", Selector{Rules: []Rule{rule("198.51.100.0/24", "x")}, PIDs: []int{42}}, curl, No, 0},
 		{"another host need not wait", Selector{Rules: []Rule{rule("198.51.100.0/24", "x")}, PIDs: []int{42}}, nil, No, 0},
 	} {
-		got, v := test.s.Match(flow, test.o)
+		got, v := test.s.Match(flow, &Known{Owner: test.o})
 		if v != test.want || v == Yes && got.By != test.by {
 			t.Errorf("%s: %+v, verdict %d, want %d", test.name, got, v, test.want)
 		}

@@ -1,6 +1,6 @@
-// Package service answers which service a flow belongs to. So far it knows
-// addresses, prefixes and names that were resolved when the selection was made;
-// it does no I/O itself.
+// Package service answers which service a flow belongs to: by addresses and prefixes, by
+// the names that the client's first words or DNS answers give it, by its owner. It is
+// told what is known and does no I/O itself.
 package service
 
 import (
@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	"servicetraceroute/internal/owner"
 	"servicetraceroute/trace"
 )
 
@@ -53,7 +52,9 @@ type Run struct {
 // about the flow's owner select by themselves.
 type Selector struct {
 	Rules      []Rule
-	Flow       *trace.Tuple // one flow, by its key on the wire; source port 0 and an invalid source match any
+	Domains    Domains           // by name; nil: none
+	Services   map[string]string // of its patterns, those that belong to a service of another name
+	Flow       *trace.Tuple      // one flow, by its key on the wire; source port 0 and an invalid source match any
 	Ports      []PortRange
 	Protos     []trace.Proto
 	Interfaces []string
@@ -73,33 +74,31 @@ type Verdict uint8
 
 // The verdicts.
 const (
-	No   Verdict = iota + 1
-	Wait         // the flow's owner decides, who is not known yet
+	No      Verdict = iota + 1
+	Unclear         // its address has names that say different things
+	Wait            // the flow's owner decides, who is not known yet
+	Listen          // the client's first words decide, which did not come yet
 	Yes
 )
 
 // Match tells whether a flow is selected, and why. The server's port is the one
-// that Ports are about: the peer's, or this host's own for an accepted flow. The
-// owner is nil, or not final, while it is not known.
-func (s *Selector) Match(t trace.Tuple, o *owner.Owner) (trace.Service, Verdict) {
+// that Ports are about: the peer's, or this host's own for an accepted flow.
+func (s *Selector) Match(t trace.Tuple, k *Known) (trace.Service, Verdict) {
 	if !s.narrowed(t) {
 		return trace.Service{}, No
 	}
-	by, v := s.owned(o)
-	if v == No {
+	why, owned := s.owned(k.Owner)
+	if owned == No {
 		return trace.Service{}, No
 	}
-	why, ok := by, s.ByOwner()
-	switch {
-	case s.Flow != nil:
-		why, ok = s.matchFlow(t)
-	case len(s.Rules) > 0:
-		why, ok = s.matchRules(t)
+	if s.Flow == nil && len(s.Rules) == 0 && s.Domains == nil {
+		if !s.ByOwner() {
+			return trace.Service{}, No
+		}
+		return why, owned
 	}
-	if !ok {
-		return trace.Service{}, No
-	}
-	return why, v
+	why, v := s.what(t, k)
+	return why, min(v, owned)
 }
 
 func (s *Selector) matchRules(t trace.Tuple) (trace.Service, bool) {
@@ -156,6 +155,9 @@ func (s *Selector) WantsUDP() bool {
 // when flows to anywhere may be wanted.
 func (s *Selector) Prefixes() []netip.Prefix {
 	var all []netip.Prefix
+	if s.Domains != nil {
+		return nil
+	}
 	if s.Flow != nil {
 		dst := s.Flow.Wire().Dst.Addr()
 		all = append(all, netip.PrefixFrom(dst, dst.BitLen()))

@@ -50,7 +50,7 @@ func TestMatch(t *testing.T) {
 		{"IPv4 only", Selector{Rules: rules, IPv4Only: true}, out, "narrow"},
 		{"IPv6 only", Selector{Rules: rules, IPv6Only: true}, out, ""},
 	} {
-		got, v := test.s.Match(test.t, nil)
+		got, v := test.s.Match(test.t, &Known{})
 		if ok := v == Yes; ok != (test.want != "") || got.Name != test.want {
 			t.Errorf("%s: %+v, %v", test.name, got, v)
 		}
@@ -72,7 +72,7 @@ func TestOneFlow(t *testing.T) {
 	} {
 		f := tuple(test.src, test.dst)
 		s := Selector{Flow: &f}
-		if _, v := s.Match(out, nil); (v == Yes) != test.want {
+		if _, v := s.Match(out, &Known{}); (v == Yes) != test.want {
 			t.Errorf("%s -> %s: %v", test.src, test.dst, v)
 		}
 	}
@@ -117,13 +117,13 @@ func TestMatchTranslated(t *testing.T) {
 		"the wire's port":      {Selector{Flow: &asked, Ports: []PortRange{{8080, 8080}}}, Yes},
 		"another port":         {Selector{Flow: &asked, Ports: []PortRange{{443, 443}}}, No},
 	} {
-		if why, v := test.s.Match(flow, nil); v != test.want {
+		if why, v := test.s.Match(flow, &Known{}); v != test.want {
 			t.Errorf("%s: %+v, verdict %d, want %d", name, why, v, test.want)
 		}
 	}
 	// Before it is known that they are the same.
 	seen := tuple("192.0.2.1:61000", "203.0.113.7:8080")
-	if why, v := (&Selector{Flow: &asked}).Match(seen, nil); v != Yes || why.Name != "10.96.0.1:80" {
+	if why, v := (&Selector{Flow: &asked}).Match(seen, &Known{}); v != Yes || why.Name != "10.96.0.1:80" {
 		t.Errorf("%+v, verdict %d", why, v)
 	}
 	if p := (&Selector{Flow: &asked}).Prefixes(); len(p) != 1 || p[0].String() != "203.0.113.7/32" {

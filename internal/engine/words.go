@@ -1,0 +1,159 @@
+package engine
+
+import (
+	"time"
+
+	"servicetraceroute/internal/capture"
+	"servicetraceroute/internal/flow"
+	"servicetraceroute/internal/hello"
+	"servicetraceroute/internal/service"
+	"servicetraceroute/internal/stream"
+	"servicetraceroute/internal/wire"
+	"servicetraceroute/trace"
+)
+
+const (
+	// wordsWait is how long the first words of a client are waited for once its flow
+	// stands; some servers speak first.
+	wordsWait = 500 * time.Millisecond
+	// maxWords bounds the flows whose first words are being put together: each holds
+	// hello.MaxStream at most, and most none.
+	maxWords = 4096
+
+	portDNS = 53
+)
+
+// words are what is known of a client's first words.
+type words struct {
+	stream *stream.Stream // nil: nothing is read
+	said   service.Words
+	until  time.Time // said is awaited no longer than that; zero: the flow does not stand yet
+}
+
+// listen begins to read the first words of a connection whose SYN leaves.
+func (e *Engine) listen(a *attachment, seq uint32) {
+	e.deaf(a)
+	if e.listening >= maxWords {
+		e.stats.Services.Dropped++
+		return
+	}
+	e.listening++
+	w := &words{stream: stream.New(hello.MaxStream)}
+	w.stream.Start(seq + 1)
+	w.said.Awaited = true
+	a.words = w
+}
+
+// attend reads what a client says first in a connection that this host opens.
+func (e *Engine) attend(p *capture.Packet, f *flow.Flow, o *flow.Observation) {
+	a, _ := f.Attachment.(*attachment)
+	if o.FirstSYN {
+		if a == nil {
+			a = &attachment{}
+			f.Attachment = a
+		}
+		if o.Outgoing {
+			e.listen(a, e.tcp.Seq)
+		} else {
+			e.deaf(a)
+			a.words = nil
+		}
+	}
+	if a == nil || a.words == nil || a.words.stream == nil {
+		return
+	}
+	if w := a.words; w.until.IsZero() && f.TCP.Established {
+		w.until = p.Time.Add(wordsWait)
+		e.expected = append(e.expected, expectation{f, w})
+	}
+	if o.Outgoing && len(e.tcp.Payload) > 0 {
+		e.hear(a, &e.tcp)
+	}
+}
+
+// deaf ends the reading of a flow's first words.
+func (e *Engine) deaf(a *attachment) {
+	if a.words != nil && a.words.stream != nil {
+		a.words.stream = nil
+		e.listening--
+	}
+}
+
+// hear takes in what left in a TCP flow.
+func (e *Engine) hear(a *attachment, s *wire.TCP) {
+	w := a.words
+	w.stream.Add(s.Seq, s.Payload)
+	h, status := hello.First(w.stream.Bytes())
+	cut := len(s.Payload) < s.PayloadLen || w.stream.Stopped()
+	if status == hello.More && !cut {
+		return
+	}
+	if status == hello.Done && h.Name != "" && !h.Proxy {
+		by := trace.BySNI
+		if h.Kind == hello.KindHTTP {
+			by = trace.ByHTTPHost
+		}
+		w.said = service.Words{Name: h.Name, By: by}
+		e.stats.Services.SNI++
+	}
+	e.silent(a)
+}
+
+// silent ends the wait for a flow's first words, whatever they were.
+func (e *Engine) silent(a *attachment) {
+	e.deaf(a)
+	a.words.said.Awaited = false
+	if a.watch == nil {
+		a.epoch = 0 // what they say may decide
+	}
+}
+
+// expectation is a flow whose first words are awaited.
+type expectation struct {
+	flow  *flow.Flow
+	words *words
+}
+
+// unheard gives up on first words that did not come in time. They are awaited equally
+// long, so the first of the queue is due first.
+func (e *Engine) unheard(now time.Time) {
+	for len(e.expected) > 0 && !e.expected[0].words.until.After(now) {
+		x := e.expected[0]
+		e.expected[0] = expectation{}
+		e.expected = e.expected[1:]
+		a, ok := x.flow.Attachment.(*attachment)
+		if !ok || a.words != x.words || !x.words.said.Awaited || e.table.Get(x.flow.Key) != x.flow {
+			continue
+		}
+		e.silent(a)
+		e.consider(now, x.flow)
+	}
+}
+
+// known is what the selectors are told of a flow.
+func (e *Engine) known(now time.Time, f *flow.Flow, a *attachment) *service.Known {
+	e.about = service.Known{Owner: a.owner}
+	if a.words != nil {
+		e.about.Words = a.words.said
+	}
+	if !e.cfg.NoDNS {
+		e.about.Names = e.names.Of(now, f.Key.Dst.Addr())
+	}
+	return &e.about
+}
+
+// resolve takes in a DNS message over UDP: a question of this host's, or an answer.
+func (e *Engine) resolve(p *capture.Packet) {
+	if e.cfg.NoDNS {
+		return
+	}
+	key := flow.KeyUDP(&e.ip, &e.udp, true)
+	switch {
+	case key.Dst.Port() == portDNS && (p.Direction == capture.Outgoing || e.ip.Src.IsLoopback() || e.ip.Src == e.ip.Dst):
+		e.names.Query(p.Time, key.Src, key.Dst, e.udp.Payload)
+	case key.Src.Port() == portDNS:
+		if e.names.Answer(p.Time, key.Dst, key.Src, e.udp.Payload) {
+			e.stats.Services.DNS++
+		}
+	}
+}

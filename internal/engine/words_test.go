@@ -1,0 +1,192 @@
+package engine
+
+import (
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"servicetraceroute/internal/capture"
+	"servicetraceroute/internal/service"
+	"servicetraceroute/internal/wire"
+	"servicetraceroute/trace"
+)
+
+// domains are names, each with all below.
+type domains []string
+
+func (s domains) Match(name string) (string, bool) {
+	for _, d := range s {
+		if name == d || strings.HasSuffix(name, "."+d) {
+			return d, true
+		}
+	}
+	return "", false
+}
+
+// clientHello is what crypto/tls says first.
+func clientHello(t *testing.T, name string) []byte {
+	t.Helper()
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	defer theirs.Close()
+	go func() { _ = tls.Client(ours, &tls.Config{ServerName: name, InsecureSkipVerify: true}).Handshake() }()
+	b := make([]byte, 8192)
+	n, err := theirs.Read(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b[:n]
+}
+
+// namedRig selects by name alone.
+func namedRig(t *testing.T, domain ...string) *rig {
+	r := newRig(t, false, 4)
+	r.w.Selector = service.Selector{Domains: domains(domain)}
+	return r
+}
+
+// say is a segment with these bytes.
+func (r *rig) say(data []byte) {
+	r.tsval++
+	seg := wire.TCPSegment{TCPProbe: wire.TCPProbe{
+		Src: r.me, Dst: r.peer, TTL: 64, ID: uint16(r.tsval), Seq: r.seq, Ack: r.ack, Flags: wire.ACK | wire.PSH, Window: r.window,
+		Timestamp: true, TSVal: r.tsval, TSEcr: r.ts2,
+	}, Payload: data}
+	r.seq += uint32(len(data))
+	p := r.captured(seg.AppendTo(nil), capture.Outgoing)
+	r.step(&p)
+}
+
+// asked plays a DNS question for a name and its answer, the peer's address.
+func (r *rig) asked(t *testing.T, name string) {
+	t.Helper()
+	q := new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA)
+	a := new(dns.Msg).SetReply(q)
+	a.Answer = append(a.Answer, &dns.A{
+		Hdr: dns.RR_Header{Name: dns.Fqdn(name), Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}, A: r.peer.Addr().AsSlice(),
+	})
+	client, server := netip.AddrPortFrom(r.me.Addr(), 5555), netip.MustParseAddrPort("192.0.2.53:53")
+	for _, m := range []struct {
+		msg      *dns.Msg
+		src, dst netip.AddrPort
+		d        capture.Direction
+	}{{q, client, server, capture.Outgoing}, {a, server, client, capture.Incoming}} {
+		b, err := m.msg.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := wire.UDPProbe{Src: m.src, Dst: m.dst, TTL: 64, Payload: b}
+		p := r.captured(u.AppendTo(nil), m.d)
+		r.step(&p)
+	}
+}
+
+func (r *rig) told() (flows []*trace.Flow, traces []*trace.Trace) {
+	for _, rec := range r.e.Records() {
+		switch ev := rec.Event.(type) {
+		case *trace.Flow:
+			flows = append(flows, ev)
+		case *trace.Trace:
+			traces = append(traces, ev)
+		}
+	}
+	return flows, traces
+}
+
+// A flow is selected by what its client says first; else by DNS, if that is clear.
+func TestWords(t *testing.T) {
+	for name, test := range map[string]struct {
+		play  func(r *rig)
+		by    trace.By // 0: not selected
+		value string
+		state trace.FlowState
+	}{
+		"TLS":              {func(r *rig) { r.handshake(); r.say(clientHello(t, "www.video.example")) }, trace.BySNI, "www.video.example", trace.FlowMatched},
+		"TLS, another one": {func(r *rig) { r.handshake(); r.say(clientHello(t, "bank.example")) }, 0, "", 0},
+		"TLS in pieces": {func(r *rig) {
+			r.handshake()
+			h := clientHello(t, "www.video.example")
+			r.say(h[:100])
+			r.say(h[100:1000])
+			r.say(h[1000:])
+		}, trace.BySNI, "www.video.example", trace.FlowMatched},
+		"HTTP":                   {func(r *rig) { r.handshake(); r.say([]byte("GET / HTTP/1.1\r\nHost: video.example:80\r\n\r\n")) }, trace.ByHTTPHost, "video.example", trace.FlowMatched},
+		"SSH, asked for":         {func(r *rig) { r.asked(t, "git.video.example"); r.handshake(); r.say([]byte("SSH-2.0-x\r\n")) }, trace.ByDNS, "git.video.example", trace.FlowMatched},
+		"nothing, asked for":     {func(r *rig) { r.asked(t, "git.video.example"); r.handshake(); r.after(600 * time.Millisecond) }, trace.ByDNS, "git.video.example", trace.FlowMatched},
+		"nothing yet":            {func(r *rig) { r.asked(t, "git.video.example"); r.handshake(); r.after(300 * time.Millisecond) }, 0, "", 0},
+		"TLS, asked for another": {func(r *rig) { r.asked(t, "bank.example"); r.handshake(); r.say(clientHello(t, "video.example")) }, trace.BySNI, "video.example", trace.FlowMatched},
+		"unclear": {func(r *rig) {
+			r.asked(t, "bank.example")
+			r.asked(t, "video.example")
+			r.handshake()
+			r.after(600 * time.Millisecond)
+		}, 0, "", trace.FlowIgnored},
+		"unclear, then said": {func(r *rig) {
+			r.asked(t, "bank.example")
+			r.asked(t, "video.example")
+			r.handshake()
+			r.say(clientHello(t, "video.example"))
+		}, trace.BySNI, "video.example", trace.FlowMatched},
+		"joined late": {func(r *rig) { r.asked(t, "video.example"); r.exchange(); r.exchange() }, trace.ByDNS, "video.example", trace.FlowMatched},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := namedRig(t, "video.example")
+			test.play(r)
+			r.in(segment{flags: wire.ACK}) // makes room for a probe
+			r.after(20 * time.Millisecond)
+			flows, _ := r.told()
+			var by trace.By
+			var value string
+			var state trace.FlowState
+			if len(flows) > 1 {
+				t.Errorf("%d flow records", len(flows))
+			}
+			for _, f := range flows {
+				state = f.State
+				if f.Service != nil {
+					by, value = f.Service.By, f.Service.Value
+				}
+				if f.State == trace.FlowIgnored && f.Reason != trace.ReasonAmbiguous {
+					t.Errorf("ignored: %v", f.Reason)
+				}
+			}
+			if by != test.by || value != test.value || state != test.state || (len(r.probes) > 0) != (test.by != 0) {
+				t.Errorf("%v by %v %q, %d probes", state, by, value, len(r.probes))
+			}
+		})
+	}
+}
+
+// A connection that follows with the same ports is judged by its own words.
+func TestWordsOfTheNextConnection(t *testing.T) {
+	r := namedRig(t, "video.example")
+	r.handshake()
+	r.say(clientHello(t, "bank.example"))
+	r.out(segment{flags: wire.RST})
+	r.seq += 100_000
+	r.handshake()
+	r.say(clientHello(t, "video.example"))
+	if flows, _ := r.told(); len(flows) != 1 || flows[0].Service.Value != "video.example" {
+		t.Errorf("%+v", flows)
+	}
+	if r.e.listening != 0 || len(r.e.expected) > 2 {
+		t.Errorf("%d streams are still read", r.e.listening)
+	}
+}
+
+// What is not asked for here names nothing.
+func TestWordsNoDNS(t *testing.T) {
+	r := newRigOf(t, false, 4, Config{NoDNS: true}, netip.MustParseAddrPort("203.0.113.7:443"))
+	r.w.Selector = service.Selector{Domains: domains{"video.example"}}
+	r.asked(t, "video.example")
+	r.handshake()
+	r.after(600 * time.Millisecond)
+	if len(r.probes) > 0 {
+		t.Error("a DNS answer counted")
+	}
+}

@@ -1,0 +1,72 @@
+package service
+
+import (
+	"strings"
+	"testing"
+
+	"servicetraceroute/internal/names"
+	"servicetraceroute/trace"
+)
+
+// suffixes are domains, each with all below.
+type suffixes []string
+
+func (s suffixes) Match(name string) (string, bool) {
+	for _, d := range s {
+		if name == d || strings.HasSuffix(name, "."+d) {
+			return d, true
+		}
+	}
+	return "", false
+}
+
+func TestMatchNames(t *testing.T) {
+	flow := tuple("192.0.2.1:40000", "203.0.113.7:443")
+	chain := func(names_ ...string) names.Name { return names.Name{Chain: names_} }
+	words := func(name string) Words { return Words{Name: name, By: trace.BySNI} }
+	video := Selector{Domains: suffixes{"video.example"}}
+	start := Rule{rule("203.0.113.7/32", "").Prefix, trace.Service{Name: "video.example", By: trace.ByNameAtStart, Value: "video.example"}}
+	resolved := Selector{Domains: suffixes{"video.example"}, Rules: []Rule{start}}
+	two := Selector{Domains: suffixes{"video.example", "music.example"}, Services: map[string]string{"video.example": "video", "music.example": "music"}}
+	cdn := chain("www.video.example", "edge.cdn.example")
+	for _, test := range []struct {
+		name string
+		s    Selector
+		k    Known
+		want Verdict
+		who  string // name/by/value
+	}{
+		{"nothing is known", video, Known{}, No, ""},
+		{"words are awaited", video, Known{Words: Words{Awaited: true}, Names: []names.Name{cdn}}, Listen, ""},
+		{"its words", video, Known{Words: words("a.video.example")}, Yes, "video.example/sni/a.video.example"},
+		{"other words", video, Known{Words: words("bank.example"), Names: []names.Name{cdn}}, No, ""},
+		{"words over its names", video, Known{Words: words("video.example"), Names: []names.Name{chain("bank.example")}}, Yes, "video.example/sni/video.example"},
+		{"words over the name at the start", resolved, Known{Words: words("bank.example")}, No, ""},
+		{"by DNS", video, Known{Names: []names.Name{cdn}}, Yes, "video.example/dns/www.video.example"},
+		{"a name that it leads to", Selector{Domains: suffixes{"cdn.example"}}, Known{Names: []names.Name{cdn}}, Yes, "cdn.example/dns/www.video.example"},
+		{"somebody else's address", video, Known{Names: []names.Name{chain("bank.example")}}, No, ""},
+		{"and somebody else's", video, Known{Names: []names.Name{cdn, chain("bank.example")}}, Unclear, ""},
+		{"two of its own", video, Known{Names: []names.Name{cdn, chain("img.video.example")}}, Yes, "video.example/dns/www.video.example"},
+		{"asked for what it led to", video, Known{Names: []names.Name{cdn, chain("edge.cdn.example")}}, Yes, "video.example/dns/www.video.example"},
+		{"two services, both wanted", two, Known{Names: []names.Name{cdn, chain("music.example")}}, Unclear, ""},
+		{"a service's name", two, Known{Words: words("x.music.example")}, Yes, "music/sni/x.music.example"},
+		{"resolved at the start", resolved, Known{}, Yes, "video.example/name-at-start/video.example"},
+		{"resolved, and another name", resolved, Known{Names: []names.Name{chain("bank.example")}}, Unclear, ""},
+		{"resolved, and heard", resolved, Known{Names: []names.Name{cdn}}, Yes, "video.example/dns/www.video.example"},
+		{"an address needs no words", Selector{Domains: suffixes{"x.example"}, Rules: []Rule{rule("203.0.113.0/24", "net")}},
+			Known{Words: words("bank.example")}, Yes, "net/prefix/203.0.113.0/24"},
+		{"its words, not its owner", Selector{Domains: suffixes{"video.example"}, PIDs: []int{1}}, Known{Words: words("video.example")}, Wait, ""},
+	} {
+		got, v := test.s.Match(flow, &test.k)
+		who := ""
+		if v == Yes {
+			who = got.Name + "/" + got.By.String() + "/" + got.Value
+		}
+		if v != test.want || who != test.who {
+			t.Errorf("%s: verdict %d %q, want %d %q", test.name, v, who, test.want, test.who)
+		}
+	}
+	if len(resolved.Prefixes()) != 0 {
+		t.Error("a name may have any address")
+	}
+}

@@ -401,7 +401,6 @@ func TestNoAllocations(t *testing.T) {
 	c.Learn(start, reply(t, "www.example. A", "www.example. 60 IN A 192.0.2.1"))
 	c.Learn(start, reply(t, "www.example. HTTPS", "www.example. 60 IN HTTPS 1 svc.cdn."))
 	known, unknown := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::7")
-	client, server := netip.MustParseAddrPort("192.0.2.2:5000"), netip.MustParseAddrPort("192.0.2.3:53")
 	answer, ask := reply(t, "www.example. A", "www.example. 60 IN A 192.0.2.1"), pack(t, query("www.example. A"))
 	junk := slices.Concat(make([]byte, 12), answer)
 	c.Query(start, client, server, ask)

@@ -59,6 +59,9 @@ type Config struct {
 	// NoProbe identifies flows and sends nothing: a Watch yields no traces, Trace and
 	// TraceConn return an error that matches errors.ErrUnsupported.
 	NoProbe bool
+	// NoDNS leaves out what DNS answers on the wire say: names come from the first words
+	// of the flows' own clients alone, and from the start.
+	NoDNS bool
 	// Label is put into every record as it is.
 	Label string
 	// RingBytes is the memory that the packet socket shares with the kernel; 0 is
@@ -121,10 +124,17 @@ const (
 // them, how that is narrowed. Only Processes, PIDs, Cgroups and Run select without
 // Hosts. Repeats within one field are alternatives.
 type Selection struct {
-	// Hosts are addresses ("203.0.113.7"), prefixes ("2001:db8::/32") and names
-	// ("www.example.com"). Names are resolved once, when the selection is set, with the
-	// context given then. The most specific that contains the destination gives the
+	// Hosts are addresses ("203.0.113.7"), prefixes ("2001:db8::/32"), names
+	// ("example.com", which means all below it too), wildcards ("*.example.com", all
+	// below) and regular expressions ("/^cdn[0-9]+\./", RE2, without case). The most
+	// specific that contains the destination's address, or matches its name, gives the
 	// service its name.
+	//
+	// A flow's name is what its client says first (TLS server name, HTTP Host); without
+	// that, what DNS answers seen on the wire say of its address, if they agree. One whose
+	// address has other names too is reported as ignored, for trace.ReasonAmbiguous. Names
+	// are also resolved once, when the selection is set, with the context given then; one
+	// that does not resolve is no error.
 	Hosts []string
 	// Ports are destination ports as "443" or "8000-8999"; a flow that this host
 	// accepted matches by its own port.

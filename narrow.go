@@ -11,9 +11,12 @@ func (t *Tracer) narrow() {
 	if !ok {
 		return
 	}
-	cfg := capture.Config{Payload: t.cfg.keepsPayload(), UDP: len(t.watches) == 0}
+	none := len(t.watches) == 0
+	cfg := capture.Config{Payload: t.cfg.keepsPayload(), UDP: none, Names: none}
 	for w := range t.watches {
-		cfg.UDP = cfg.UDP || w.Selector.WantsUDP()
+		cfg.Names = cfg.Names || w.Selector.Domains != nil
+		// DNS answers come over UDP.
+		cfg.UDP = cfg.UDP || w.Selector.WantsUDP() || cfg.Names && !t.cfg.NoDNS
 	}
 	for w := range t.watches {
 		prefixes := w.Selector.Prefixes()

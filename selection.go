@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"servicetraceroute/internal/capture"
+	"servicetraceroute/internal/domain"
 	"servicetraceroute/internal/engine"
 	"servicetraceroute/internal/netns"
 	"servicetraceroute/internal/probe"
@@ -26,9 +27,6 @@ var (
 	ErrNoNetNS = netns.ErrNone
 	// ErrNothingSelected: the Selection has neither Hosts nor any process.
 	ErrNothingSelected = errors.New("nothing selected")
-	// ErrNameFromWire: a wildcard or an expression needs names from the traffic
-	// itself, which this version does not read.
-	ErrNameFromWire = errors.New("wildcards and expressions need names from the traffic itself, which this version does not read")
 )
 
 const (
@@ -241,14 +239,41 @@ func (s Selection) watch(ctx context.Context, cfg Config) (*engine.Watch, error)
 	if err := s.owned(w); err != nil {
 		return nil, err
 	}
-	for _, host := range s.Hosts {
-		rules, err := hostRules(ctx, host)
-		if err != nil {
-			return nil, fmt.Errorf("servicetraceroute: Selection.Hosts: %w", err)
-		}
-		w.Selector.Rules = append(w.Selector.Rules, rules...)
+	if err := s.hosts(ctx, cfg, &w.Selector); err != nil {
+		return nil, fmt.Errorf("servicetraceroute: Selection.Hosts: %w", err)
 	}
 	return w, nil
+}
+
+// hosts puts the selection's hosts into the selector: addresses and prefixes as rules,
+// names as patterns, and what they resolve to now as rules too, for flows of which no
+// name was seen.
+func (s Selection) hosts(ctx context.Context, cfg Config, sel *service.Selector) error {
+	var patterns []string
+	for _, host := range s.Hosts {
+		rules, pattern, err := hostRules(ctx, host)
+		var dns *net.DNSError
+		if pattern && errors.As(err, &dns) && ctx.Err() == nil {
+			cfg.Logger.Warn("a name does not resolve now: its flows are known only once they name it", "name", host, "err", dns.Err)
+			err = nil
+		}
+		if err != nil {
+			return err
+		}
+		if pattern {
+			patterns = append(patterns, host)
+		}
+		sel.Rules = append(sel.Rules, rules...)
+	}
+	if len(patterns) == 0 {
+		return nil
+	}
+	set, err := domain.New(patterns)
+	if err != nil {
+		return err
+	}
+	sel.Domains = set
+	return nil
 }
 
 // Check reports what is wrong with the selection as written, without resolving
@@ -256,7 +281,7 @@ func (s Selection) watch(ctx context.Context, cfg Config) (*engine.Watch, error)
 func (s Selection) Check() error {
 	nowhere, cancel := context.WithCancel(context.Background())
 	cancel() // the resolver gives up at once: only the form is of interest
-	_, err := s.watch(nowhere, Config{Processes: true})
+	_, err := s.watch(nowhere, Config{Processes: true, Logger: slog.New(slog.DiscardHandler)})
 	var dns *net.DNSError
 	if errors.As(err, &dns) || errors.Is(err, context.Canceled) {
 		return nil
@@ -264,39 +289,42 @@ func (s Selection) Check() error {
 	return err
 }
 
-// hostRules reads one selector as the user wrote it.
-func hostRules(ctx context.Context, host string) ([]service.Rule, error) {
+// hostRules reads one selector as the user wrote it; pattern tells that it is one of
+// names.
+func hostRules(ctx context.Context, host string) (rules []service.Rule, pattern bool, err error) {
 	if a, err := netip.ParseAddr(host); err == nil {
 		a = a.Unmap().WithZone("")
 		s := trace.Service{Name: host, By: trace.ByAddress, Value: a.String()}
-		return []service.Rule{{Prefix: netip.PrefixFrom(a, a.BitLen()), Service: s}}, nil
+		return []service.Rule{{Prefix: netip.PrefixFrom(a, a.BitLen()), Service: s}}, false, nil
 	}
 	if strings.HasPrefix(host, "/") || strings.Contains(host, "*") {
-		return nil, fmt.Errorf("%q: %w", host, ErrNameFromWire)
+		return nil, true, domain.Parse(host)
 	}
 	if strings.Contains(host, "/") {
 		p, err := netip.ParsePrefix(host)
 		if err != nil {
-			return nil, fmt.Errorf("%q is not a prefix", host)
+			return nil, false, fmt.Errorf("%q is not a prefix", host)
 		}
 		all, _ := ordinary([]netip.Prefix{p}) // it is valid
 		s := trace.Service{Name: host, By: trace.ByPrefix, Value: all[0].String()}
-		return []service.Rule{{Prefix: all[0], Service: s}}, nil
+		return []service.Rule{{Prefix: all[0], Service: s}}, false, nil
 	}
 	if !validName(host) {
-		return nil, fmt.Errorf("%q is neither an address, a prefix nor a name", host)
+		return nil, false, fmt.Errorf("%q is neither an address, a prefix nor a name", host)
+	}
+	if err := domain.Parse(host); err != nil {
+		return nil, false, err
 	}
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
-		return nil, fmt.Errorf("resolve %q: %w", host, err)
+		return nil, true, fmt.Errorf("resolve %q: %w", host, err)
 	}
-	var rules []service.Rule
 	for _, a := range addrs {
 		a = a.Unmap()
 		s := trace.Service{Name: host, By: trace.ByNameAtStart, Value: host}
 		rules = append(rules, service.Rule{Prefix: netip.PrefixFrom(a, a.BitLen()), Service: s})
 	}
-	return rules, nil
+	return rules, true, nil
 }
 
 // validName reports whether text can be a host name (RFC 1123 section 2.1, and

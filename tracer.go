@@ -84,7 +84,7 @@ func open(cfg Config) (*Tracer, error) {
 	ec := engine.Config{
 		Rate: cfg.Rate, HopRate: cfg.HopRate, Exclude: cfg.Exclude, Loopback: cfg.Loopback, NoProbe: cfg.NoProbe,
 		Label: cfg.Label, Local: t.local.contains(), InterfaceName: source.InterfaceName, Evidence: cfg.Pcap != nil,
-		NetNS: cfg.NetNS, Budget: cfg.Budget,
+		NetNS: cfg.NetNS, Budget: cfg.Budget, NoDNS: cfg.NoDNS,
 	}
 	if _, err := crand.Read(ec.Seed[:]); err != nil {
 		return nil, errors.Join(err, source.Close())

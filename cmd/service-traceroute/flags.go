@@ -19,7 +19,7 @@ type traceFlags struct {
 	probeFlags
 	resultFlags
 	hosts, ports, protos, interfaces, directions []string
-	v4, v6, noProbe                              bool
+	v4, v6, noProbe, noDNS                       bool
 	every                                        string
 	duration, idle, stopNew, retrace             time.Duration
 }
@@ -37,13 +37,14 @@ func (f *traceFlags) declare(cmd *cobra.Command) {
 // declareShared defines the flags that run has, too.
 func (f *traceFlags) declareShared(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringArrayVar(&f.hosts, "host", nil, "address, prefix or `NAME` whose flows are traced (repeat)")
+	fl.StringArrayVar(&f.hosts, "host", nil, "address, prefix, `NAME` with all below it, *.NAME or /REGEX/ whose flows are traced (repeat)")
 	fl.StringArrayVar(&f.ports, "port", nil, "only this server `PORT` or range A-B (repeat)")
 	fl.StringArrayVar(&f.protos, "proto", nil, "only this `PROTOCOL`: tcp, udp (repeat)")
 	fl.StringArrayVar(&f.interfaces, "interface", nil, "only flows at this `INTERFACE` (repeat)")
 	fl.StringArrayVar(&f.directions, "direction", nil, "only flows of this `WAY`: out (opened by this host), in (accepted), any")
 	fl.BoolVarP(&f.v4, "ipv4", "4", false, "only IPv4")
 	fl.BoolVarP(&f.v6, "ipv6", "6", false, "only IPv6")
+	fl.BoolVar(&f.noDNS, "no-dns", false, "do not learn names from DNS answers on the wire")
 	fl.BoolVar(&f.noProbe, "no-probe", false, "only identify flows, send nothing")
 	fl.StringVar(&f.every, "every", "10m", "least time between two traces of one flow, or \"once\"")
 	fl.DurationVar(&f.retrace, "retrace", 0, "trace a live flow again after so long; 0: no")
@@ -74,7 +75,7 @@ func (f *traceFlags) settings(stderr io.Writer) (cfg servicetraceroute.Config, s
 	if err := f.resultFlags.apply(&cfg, stderr); err != nil {
 		return cfg, sel, err
 	}
-	cfg.Interfaces, cfg.NoProbe = f.interfaces, f.noProbe
+	cfg.Interfaces, cfg.NoProbe, cfg.NoDNS = f.interfaces, f.noProbe, f.noDNS
 	sel = servicetraceroute.Selection{
 		Hosts: f.hosts, Ports: f.ports, IPv4Only: f.v4, IPv6Only: f.v6,
 		Retrace: f.retrace, StopNewAfter: f.stopNew, Idle: f.idle,

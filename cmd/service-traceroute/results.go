@@ -38,6 +38,7 @@ func (f *resultFlags) apply(cfg *servicetraceroute.Config, stderr io.Writer) err
 		return usage(fmt.Errorf("--output: unknown %q", f.format), "one of "+strings.Join(output.Formats, ", "))
 	}
 	cfg.Label = f.label
+	cfg.Logger = slog.New(warnings{stderr})
 	if f.verbose {
 		cfg.Logger = slog.New(slog.NewTextHandler(stderr, nil))
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"servicetraceroute"
+	"servicetraceroute/internal/domain"
 	"servicetraceroute/internal/privilege"
 )
 
@@ -32,13 +33,11 @@ func openFailed(err error) error {
 
 // watchFailed says what helps when a selection was refused.
 func watchFailed(err error) error {
-	var dns *net.DNSError
+	var pattern *domain.Error
 	err = inFlags(err)
 	switch {
-	case errors.As(err, &dns):
-		return failed(err, "give the address itself, or check the name")
-	case errors.Is(err, servicetraceroute.ErrNameFromWire):
-		return usage(err, "give an address, a prefix or a plain name")
+	case errors.As(err, &pattern) && pattern.Hint != "":
+		return usage(err, pattern.Hint)
 	case errors.Is(err, net.ErrClosed):
 		return failed(err, "")
 	}

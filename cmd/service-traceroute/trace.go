@@ -18,23 +18,23 @@ const traceHelp = `Trace the flows of hosts as they appear, and those that exist
 
 Usage:  service-traceroute trace --host HOST [flags]
 
-What:   --host ADDR|PREFIX|NAME (resolved at the start)
+What:   --host ADDR|PREFIX|NAME (and all below it)|*.NAME|/REGEX/  --no-dns
         --process NAME  --pid N  --cgroup PATH
-Narrow: all of these, --port N|A-B  --interface IF  --direction out|in  -4  -6
+Narrow: all of these, --port N|A-B  --proto tcp|udp  --udp-probe off|auto|always
+        --interface IF  --direction out|in  -4  -6
 Where:  --netns NAME|PATH|all (containers: another network namespace, or each)
 How:    --algorithm packet-by-packet|hop-by-hop|concurrent|adaptive   --probes 3
         --first-ttl 1  --max-ttl 32 --timeout 2s --max-silent 5  --border PREFIX
-        --no-probe (only say which flows match)  --exclude PREFIX (never probed)
+        --no-probe (only say which match)  --exclude PREFIX (never probed)
 When:   --duration D --idle D --stop-new-after D  --retrace D  --every 10m|once
 Rates:  --rate 1000 probes/s in all  --hop-rate 200 probes/s per router, at most
 Output: --output text|json  -o FILE  --label TEXT  -v  --pcap FILE
 Flags from a file: --config FILE.yaml    All, explained: trace --help-all
 
 Examples:
-  service-traceroute trace --host www.example.com --port 443
+  sudo service-traceroute trace --host '*.example.com' --pcap packets.pcapng
   service-traceroute trace --host 203.0.113.0/24 --duration 1m --output json
   service-traceroute trace --host 2001:db8::7 --netns /proc/4242/ns/net
-  sudo service-traceroute trace --host 203.0.113.7 --pcap packets.pcapng
 
 Ctrl-C prints what was found. Exit: 0 done, 1 failed, 2 usage, 3 none matched.
 `

@@ -54,6 +54,7 @@ func (e *Engine) datagram(p *capture.Packet) {
 	if !followed {
 		return
 	}
+	e.attendUDP(p, f)
 	a := e.match(p.Time, f)
 	if a.watch == nil {
 		return

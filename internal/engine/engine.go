@@ -10,6 +10,7 @@ import (
 	"servicetraceroute/internal/flow"
 	"servicetraceroute/internal/names"
 	"servicetraceroute/internal/probe"
+	"servicetraceroute/internal/quic"
 	"servicetraceroute/internal/service"
 	"servicetraceroute/internal/wire"
 	"servicetraceroute/trace"
@@ -76,6 +77,7 @@ type Engine struct {
 	runsTo  map[netip.AddrPort][]*run // by destination: a flood of errors must not search
 	breaker breaker
 	names   *names.Cache
+	quic    *quic.Decoder
 	// expected are flows whose first words are awaited, listening how many are read.
 	expected  []expectation
 	listening int
@@ -121,6 +123,7 @@ func New(now time.Time, cfg Config) *Engine {
 		sent:    probe.NewTable(),
 		buckets: probe.NewBuckets(cfg.HopRate),
 		names:   names.New(names.Limits{}),
+		quic:    quic.NewDecoder(quic.Limits{}),
 		breaker: breaker{}, runsTo: map[netip.AddrPort][]*run{}, distances: map[netip.Addr]knownDistance{},
 		budget: cfg.Budget, start: now,
 	}

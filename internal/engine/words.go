@@ -1,11 +1,13 @@
 package engine
 
 import (
+	"net/netip"
 	"time"
 
 	"servicetraceroute/internal/capture"
 	"servicetraceroute/internal/flow"
 	"servicetraceroute/internal/hello"
+	"servicetraceroute/internal/quic"
 	"servicetraceroute/internal/service"
 	"servicetraceroute/internal/stream"
 	"servicetraceroute/internal/wire"
@@ -25,7 +27,8 @@ const (
 
 // words are what is known of a client's first words.
 type words struct {
-	stream *stream.Stream // nil: nothing is read
+	stream *stream.Stream // of a TCP flow; nil: nothing is read
+	quic   *quic.Conn     // of a UDP flow; nil: nothing is read
 	said   service.Words
 	until  time.Time // said is awaited no longer than that; zero: the flow does not stand yet
 }
@@ -33,11 +36,10 @@ type words struct {
 // listen begins to read the first words of a connection whose SYN leaves.
 func (e *Engine) listen(a *attachment, seq uint32) {
 	e.deaf(a)
-	if e.listening >= maxWords {
-		e.stats.Services.Dropped++
+	a.words = nil
+	if !e.mayListen() {
 		return
 	}
-	e.listening++
 	w := &words{stream: stream.New(hello.MaxStream)}
 	w.stream.Start(seq + 1)
 	w.said.Awaited = true
@@ -73,10 +75,60 @@ func (e *Engine) attend(p *capture.Packet, f *flow.Flow, o *flow.Observation) {
 
 // deaf ends the reading of a flow's first words.
 func (e *Engine) deaf(a *attachment) {
-	if a.words != nil && a.words.stream != nil {
-		a.words.stream = nil
+	if w := a.words; w != nil && (w.stream != nil || w.quic != nil) {
+		if w.quic != nil {
+			w.quic.Close()
+		}
+		w.stream, w.quic = nil, nil
 		e.listening--
 	}
+}
+
+// attendUDP reads the hello in a QUIC flow, whichever end is the client.
+func (e *Engine) attendUDP(p *capture.Packet, f *flow.Flow) {
+	a, _ := f.Attachment.(*attachment)
+	fromClient := (p.Direction == capture.Outgoing) == (f.Direction == trace.Out)
+	if a == nil {
+		a = &attachment{}
+		f.Attachment = a
+	}
+	if a.words == nil {
+		a.words = &words{}
+		// Not in the middle of a flow, whose keys nobody knows any more.
+		if f.UDP.PacketsIn+f.UDP.PacketsOut > 1 || !f.UDP.QUIC || !e.mayListen() {
+			return
+		}
+		var client netip.Addr // this host
+		if f.Direction == trace.In {
+			client = f.Key.Dst.Addr()
+		}
+		a.words.quic, a.words.until = e.quic.NewConn(client), p.Time.Add(wordsWait)
+		a.words.said.Awaited = true
+		e.expected = append(e.expected, expectation{f, a.words})
+	}
+	w := a.words
+	if w.quic == nil {
+		return
+	}
+	if !fromClient {
+		w.quic.Server(e.udp.Payload)
+		return
+	}
+	if h, status := w.quic.Client(p.Time, e.udp.Payload); status == hello.Done {
+		w.said = service.Words{Name: h.Name, By: trace.ByQUICSNI}
+		e.stats.Services.QUIC++
+		e.silent(a)
+	}
+}
+
+// mayListen reports whether one more flow's first words may be read, and counts it.
+func (e *Engine) mayListen() bool {
+	if e.listening >= maxWords {
+		e.stats.Services.Dropped++
+		return false
+	}
+	e.listening++
+	return true
 }
 
 // hear takes in what left in a TCP flow.

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"crypto/tls"
 	"net"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	quicgo "github.com/quic-go/quic-go"
 
 	"servicetraceroute/internal/capture"
 	"servicetraceroute/internal/service"
@@ -188,5 +190,77 @@ func TestWordsNoDNS(t *testing.T) {
 	r.after(600 * time.Millisecond)
 	if len(r.probes) > 0 {
 		t.Error("a DNS answer counted")
+	}
+}
+
+// wireTap is a packet connection that keeps what is written and hears nothing.
+type wireTap struct {
+	net.PacketConn
+	sent chan []byte
+	stop chan struct{}
+}
+
+func (w *wireTap) WriteTo(b []byte, _ net.Addr) (int, error) {
+	select {
+	case w.sent <- append([]byte(nil), b...):
+	default:
+	}
+	return len(b), nil
+}
+
+func (w *wireTap) ReadFrom([]byte) (int, net.Addr, error) {
+	<-w.stop
+	return 0, nil, net.ErrClosed
+}
+
+func (w *wireTap) LocalAddr() net.Addr              { return &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 40000} }
+func (w *wireTap) Close() error                     { return nil }
+func (w *wireTap) SetDeadline(time.Time) error      { return nil }
+func (w *wireTap) SetReadDeadline(time.Time) error  { return nil }
+func (w *wireTap) SetWriteDeadline(time.Time) error { return nil }
+
+// initials are the first datagrams of a real QUIC client: its hello takes two.
+func initials(t *testing.T, name string) [][]byte {
+	t.Helper()
+	w := &wireTap{sent: make(chan []byte, 16), stop: make(chan struct{})}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = quicgo.Dial(ctx, w, &net.UDPAddr{IP: net.IPv4(203, 0, 113, 7), Port: 443}, &tls.Config{ServerName: name, NextProtos: []string{"h3"}}, nil)
+	}()
+	var all [][]byte
+	for len(all) < 2 {
+		all = append(all, <-w.sent)
+	}
+	cancel()
+	close(w.stop)
+	<-done
+	return all
+}
+
+func TestWordsOfQUIC(t *testing.T) {
+	for name, test := range map[string]struct {
+		name string
+		by   trace.By
+	}{"wanted": {"www.video.example", trace.ByQUICSNI}, "another": {"bank.example", 0}} {
+		t.Run(name, func(t *testing.T) {
+			r := udpRig{namedRig(t, "video.example")}
+			for _, b := range initials(t, test.name) {
+				r.send(true, b)
+			}
+			r.now = r.now.Add(rtt)
+			r.send(false, make([]byte, 1200))
+			r.talk(2, 60, 1200)
+			r.hears(false)
+			flows, _ := r.told()
+			var by trace.By
+			for _, f := range flows {
+				by = f.Service.By
+			}
+			if by != test.by || (len(r.probes) > 0) != (by != 0) || r.e.listening != 0 {
+				t.Errorf("by %v, %d probes, %d still read: %+v", by, len(r.probes), r.e.listening, r.e.quic.Stats())
+			}
+		})
 	}
 }

@@ -179,7 +179,7 @@ func BenchmarkAnswer(b *testing.B) {
 	}
 }
 
-// bomb is the message that costs most for its size: as many HTTPS records as fit,
+// bomb is the costliest message that we could think of: as many HTTPS records as fit,
 // each owned by a long name through a pointer of its own.
 func bomb(b *testing.B) []byte {
 	label := strings.Repeat("x", 60) + "."

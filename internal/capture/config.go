@@ -26,8 +26,8 @@ type Config struct {
 	// Payload keeps TCP packets whole, as far as a block of the ring (128 KiB) holds
 	// them, instead of their headers alone.
 	Payload bool
-	// Names keeps of TCP packets that leave the first 4 KiB of payload: enough for the
-	// name that a client's first words hold.
+	// Names keeps of TCP packets that leave the first 4 KiB of payload, enough for the
+	// name that a client's first words hold, and DNS answers whole.
 	Names bool
 	// RingBytes is the memory shared with the kernel; 0 is 4 MiB, with Payload 32 MiB.
 	RingBytes int

@@ -28,6 +28,7 @@ const (
 	adIndex   = adOffset + 8
 	adHatype  = adOffset + 28
 
+	portDNS        = 53
 	hatypeLoopback = 772
 	typeOutgoing   = 4
 
@@ -180,6 +181,11 @@ func (c Config) snapTCP() []bpf.Instruction {
 			bpf.LoadAbsolute{Off: adType, Size: 1},
 			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: typeOutgoing, SkipTrue: 2},
 			load(snapHello),
+			bpf.Jump{Skip: 6},
+			bpf.LoadScratch{Dst: bpf.RegX, N: headerLen},
+			bpf.LoadIndirect{Off: netOffset, Size: 2}, // the source port
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: portDNS, SkipTrue: 2},
+			load(snapWhole),
 			bpf.Jump{Skip: 1},
 			load(snapTCP),
 		}

@@ -160,6 +160,8 @@ func TestProgram(t *testing.T) {
 		"words that leave":       {Config{Names: true}, facts{proto: 0x0800, hatype: 1, pkttype: 4}, syn4, snapHello},
 		"words that leave 6":     {Config{Names: true, UDP: true}, facts{proto: 0x86dd, hatype: 1, pkttype: 4}, syn6, snapHello},
 		"words that come":        {Config{Names: true, UDP: true}, ether6, syn6, snapTCP},
+		"DNS answers over TCP":   {Config{Names: true}, ether4, datagram("10.0.0.1", "10.0.0.2", protoTCP, portBytes(53, 4000)...), snapWhole},
+		"DNS answers over TCP 6": {Config{Names: true}, ether6, datagram("fd00::1", "fd00::2", protoTCP, portBytes(53, 4000)...), snapWhole},
 		"UDP with words":         {Config{Names: true, UDP: true}, ether4, udp4, snapUDP},
 		"words without UDP":      {Config{Names: true}, ether4, udp4, 0},
 		"words of other ports":   {Config{Names: true, Ports: []PortRange{{9, 9}}}, facts{proto: 0x0800, hatype: 1, pkttype: 4}, syn4, 0},

@@ -43,7 +43,7 @@ func (e *Engine) claim(now time.Time, w *Watch) {
 			if a.near == nil {
 				a.near = &near{}
 			}
-			f.Attachment = &attachment{epoch: e.epoch, watch: w, service: s, home: a, owner: a.owner, asked: a.asked, near: a.near, words: a.words, hearing: a.hearing}
+			f.Attachment = &attachment{epoch: e.epoch, watch: w, service: s, home: a, owner: a.owner, asked: a.asked, near: a.near, words: a.words, dns: a.dns, hearing: a.hearing}
 			w.matched++
 		}
 	}

@@ -77,6 +77,7 @@ type attachment struct {
 	sized    bool         // the window scale was asked for
 	hearing  hearing      // of a UDP flow's socket
 	words    *words       // what its client said first; nil: not known
+	dns      *resolver    // a connection to a DNS server that is read
 	ignored  bool         // a record said why it is not traced
 }
 
@@ -236,7 +237,7 @@ func (e *Engine) ignore(now time.Time, f *flow.Flow, a *attachment, w *Watch) {
 
 // forgotten is what stays known of a flow that no watch has any more.
 func (a *attachment) forgotten() *attachment {
-	return &attachment{owner: a.owner, near: a.near, words: a.words, hearing: a.hearing}
+	return &attachment{owner: a.owner, near: a.near, words: a.words, dns: a.dns, hearing: a.hearing}
 }
 
 // tuple describes a flow in a record.

@@ -7,6 +7,7 @@ import (
 	"servicetraceroute/internal/capture"
 	"servicetraceroute/internal/flow"
 	"servicetraceroute/internal/hello"
+	"servicetraceroute/internal/names"
 	"servicetraceroute/internal/quic"
 	"servicetraceroute/internal/service"
 	"servicetraceroute/internal/stream"
@@ -35,8 +36,6 @@ type words struct {
 
 // listen begins to read the first words of a connection whose SYN leaves.
 func (e *Engine) listen(a *attachment, seq uint32) {
-	e.deaf(a)
-	a.words = nil
 	if !e.mayListen() {
 		return
 	}
@@ -54,12 +53,17 @@ func (e *Engine) attend(p *capture.Packet, f *flow.Flow, o *flow.Observation) {
 			a = &attachment{}
 			f.Attachment = a
 		}
-		if o.Outgoing {
+		e.deaf(a)
+		a.words = nil
+		switch {
+		case o.Outgoing && f.Key.Dst.Port() == portDNS:
+			e.listenDNS(a, e.tcp.Seq)
+		case o.Outgoing:
 			e.listen(a, e.tcp.Seq)
-		} else {
-			e.deaf(a)
-			a.words = nil
 		}
+	}
+	if a != nil && a.dns != nil {
+		e.resolveTCP(p, f, a)
 	}
 	if a == nil || a.words == nil || a.words.stream == nil {
 		return
@@ -75,6 +79,10 @@ func (e *Engine) attend(p *capture.Packet, f *flow.Flow, o *flow.Observation) {
 
 // deaf ends the reading of a flow's first words.
 func (e *Engine) deaf(a *attachment) {
+	if a.dns != nil {
+		a.dns = nil
+		e.listening--
+	}
 	if w := a.words; w != nil && (w.stream != nil || w.quic != nil) {
 		if w.quic != nil {
 			w.quic.Close()
@@ -207,5 +215,44 @@ func (e *Engine) resolve(p *capture.Packet) {
 		if e.names.Answer(p.Time, key.Dst, key.Src, e.udp.Payload) {
 			e.stats.Services.DNS++
 		}
+	}
+}
+
+// resolver is a TCP connection to a DNS server.
+type resolver struct{ questions, answers *names.Stream }
+
+// listenDNS begins to read a connection to a DNS server whose SYN leaves.
+func (e *Engine) listenDNS(a *attachment, seq uint32) {
+	if e.cfg.NoDNS || !e.mayListen() {
+		return
+	}
+	a.dns = &resolver{names.NewStream(), names.NewStream()}
+	a.dns.questions.Start(seq + 1)
+}
+
+// resolveTCP takes in a segment of such a connection.
+func (e *Engine) resolveTCP(p *capture.Packet, f *flow.Flow, a *attachment) {
+	d, s := a.dns, &e.tcp
+	outgoing := p.Direction == capture.Outgoing
+	from := d.answers
+	if outgoing {
+		from = d.questions
+	}
+	if s.Flags&wire.SYN != 0 {
+		from.Start(s.Seq + 1)
+		return
+	}
+	if len(s.Payload) > 0 {
+		from.Add(s.Seq, s.Payload)
+	}
+	for msg, ok := from.Next(); ok; msg, ok = from.Next() {
+		if outgoing {
+			e.names.Query(p.Time, f.Key.Src, f.Key.Dst, msg)
+		} else if e.names.Answer(p.Time, f.Key.Src, f.Key.Dst, msg) {
+			e.stats.Services.DNS++
+		}
+	}
+	if len(s.Payload) < s.PayloadLen || from.Stopped() || f.TCP.Closed {
+		e.deaf(a)
 	}
 }

@@ -88,6 +88,43 @@ func (r *rig) asked(t *testing.T, name string) {
 	}
 }
 
+// A question over TCP, as after a truncated answer; both sides come in two segments.
+func TestWordsByDNSOverTCP(t *testing.T) {
+	r := namedRig(t, "video.example")
+	web := r.peer
+	q := new(dns.Msg).SetQuestion("www.video.example.", dns.TypeA)
+	a := new(dns.Msg).SetReply(q)
+	a.Answer = append(a.Answer, &dns.A{Hdr: dns.RR_Header{Name: "www.video.example.", Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}, A: web.Addr().AsSlice()})
+	framed := func(m *dns.Msg) []byte {
+		b, err := m.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return append([]byte{byte(len(b) >> 8), byte(len(b))}, b...)
+	}
+	r.peer = netip.MustParseAddrPort("192.0.2.53:53")
+	r.handshake()
+	b := framed(q)
+	r.say(b[:1])
+	r.say(b[1:])
+	for _, part := range [][]byte{framed(a)[:20], framed(a)[20:]} {
+		seg := wire.TCPSegment{TCPProbe: wire.TCPProbe{Src: r.peer, Dst: r.me, TTL: 60, Seq: r.ack, Ack: r.seq, Flags: wire.ACK, Window: 501}, Payload: part}
+		r.ack += uint32(len(part))
+		p := r.captured(seg.AppendTo(nil), capture.Incoming)
+		r.step(&p)
+	}
+	r.out(segment{flags: wire.FIN | wire.ACK})
+	if n := r.e.stats.Services.DNS; n != 1 || r.e.listening != 0 {
+		t.Fatalf("%d answers were read, %d connections still are", n, r.e.listening)
+	}
+	r.peer, r.me = web, netip.AddrPortFrom(r.me.Addr(), 40001)
+	r.handshake()
+	r.after(600 * time.Millisecond)
+	if flows, _ := r.told(); len(flows) != 1 || flows[0].Service.By != trace.ByDNS || flows[0].Service.Value != "www.video.example" {
+		t.Errorf("%+v", flows)
+	}
+}
+
 func (r *rig) told() (flows []*trace.Flow, traces []*trace.Trace) {
 	for _, rec := range r.e.Records() {
 		switch ev := rec.Event.(type) {

@@ -1,39 +1,51 @@
 #!/usr/bin/env bash
-# Runs every fuzz target of the module for a while: scripts/fuzz.sh [TIME], 5s by default.
+# Runs every fuzz target of the module for a while: scripts/fuzz.sh [TIME], 5s by default;
+# as many at once as there are processors, each on one.
 #
 # Up to Go 1.26 the fuzzing engine itself sometimes fails at the very end of a time given,
 # with "context deadline exceeded" and no input (golang/go#75804): such a run, and only
 # such, says nothing and is done again, at most twice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-time=${1:-5s}
-ran=0
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+export time=${1:-5s}
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+export logs
 
-# fuzz PKG TARGET runs one target and leaves what it printed in $log.
-fuzz() {
-  go test "$1" -run '^$' -fuzz "^$2\$" -fuzztime "$time" >"$log" 2>&1
-}
-
-# out_of_time reports whether the run in $log failed by the engine's own deadline alone:
+# out_of_time reports whether the run in a log failed by the engine's own deadline alone:
 # a bare line of it under the FAIL line, and neither an input nor a panic nor a test's word.
 out_of_time() {
-  [ "$(grep -A1 '^--- FAIL' "$log" | tail -n +2)" = "    context deadline exceeded" ] &&
-    ! grep -qE 'Failing input|panic|_test\.go:|DATA RACE' "$log"
+  [ "$(grep -A1 '^--- FAIL' "$1" | tail -n +2)" = "    context deadline exceeded" ] &&
+    ! grep -qE 'Failing input|panic|_test\.go:|DATA RACE' "$1"
 }
 
-while read -r pkg; do
-  dir=$(go list -f '{{.Dir}}' "$pkg")
-  for target in $(grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$dir"/*_test.go 2>/dev/null | sed 's/^func //' | sort -u); do
-    echo "fuzz $pkg $target $time"
-    for again in 1 2 0; do
-      fuzz "$pkg" "$target" && break
-      [ "$again" -gt 0 ] && out_of_time || { cat "$log"; exit 1; }
-      echo "fuzz $pkg $target: the engine missed its own deadline, again"
-    done
-    ran=$((ran + 1))
+# fuzz PKG TARGET runs one target, and prints what it printed if it failed.
+fuzz() {
+  local log again
+  log=$logs/${1//\//_}.$2
+  echo "fuzz $1 $2 $time"
+  for again in 1 2 0; do
+    if go test "$1" -run '^$' -fuzz "^$2\$" -fuzztime "$time" -fuzzminimizetime 5x -parallel 1 >"$log" 2>&1; then
+      return
+    fi
+    if [ "$again" -eq 0 ] || ! out_of_time "$log"; then
+      cat "$log"
+      return 1
+    fi
+    echo "fuzz $1 $2: the engine missed its own deadline, again"
   done
-done < <(go list ./...)
-[ "$ran" -gt 0 ] || { echo "no fuzz target found"; exit 1; }
-echo "$ran fuzz targets ran $time each"
+}
+export -f fuzz out_of_time
+
+targets() {
+  local pkg dir
+  go list -f '{{.ImportPath}} {{.Dir}}' ./... | while read -r pkg dir; do
+    (grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$dir"/*_test.go 2>/dev/null || true) | sed "s|^func |$pkg |" | sort -u
+  done
+}
+
+all=$(targets)
+[ -n "$all" ] || { echo "no fuzz target found"; exit 1; }
+# One that fails ends all: xargs starts nothing more after a status of 255.
+xargs -P "$(nproc)" -L 1 bash -c 'fuzz "$0" "$1" || exit 255' <<<"$all"
+echo "$(wc -l <<<"$all") fuzz targets ran $time each"

@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"servicetraceroute/internal/spell"
 )
 
 const rootHelp = `service-traceroute shows the path that an application's own packets take.
@@ -99,7 +101,7 @@ func flagError(cmd *cobra.Command, err error) error {
 		var names []string
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
 		name := unknown.GetSpecifiedName()
-		if like := nearest(name, names); strings.HasPrefix(like, name) || like != "" && edits(name, like) == 1 {
+		if like := nearest(name, names); strings.HasPrefix(like, name) || like != "" && spell.Distance(name, like) == 1 {
 			hint = "did you mean --" + like + "?"
 		}
 	}

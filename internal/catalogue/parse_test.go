@@ -195,7 +195,7 @@ func TestCheckName(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add(builtin[:2000])
+	f.Add(builtin[300:700])
 	f.Add([]byte("services:\n- {name: a, title: 'x: y', domains: ['*.a.b'], regexes: ['^a|b$'], prefixes: [::/0], ports: [1-2], proto: [udp], exclude: [a, ::], source: '#', replace: true}\n"))
 	f.Add([]byte("services: [{name: &x a, domains: *x, <<: *x}]\n---\n"))
 	f.Add([]byte(`{"services": [{"name": "null", "ports": 443}]}`))

@@ -59,7 +59,8 @@ func checkText(text string) error {
 		return fmt.Errorf("%s is longer than %d bytes", quote(text), maxText)
 	}
 	for _, r := range text {
-		if r == utf8.RuneError || !unicode.IsPrint(r) || unicode.Is(unicode.Bidi_Control, r) {
+		// What changes the direction of writing is not printable to package unicode either.
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
 			return fmt.Errorf("%s has a character that cannot be shown (%U)", quote(text), r)
 		}
 	}

@@ -153,8 +153,8 @@ func (in *importer) texts(item *yaml.Node, key string, take func(text string, li
 		return
 	}
 	for _, entry := range list.Content {
-		if isNull(entry) || entry.Kind == yaml.ScalarNode && strings.TrimSpace(entry.Value) == "" {
-			continue
+		if entry.Kind == yaml.ScalarNode && strings.TrimSpace(entry.Value) == "" {
+			continue // null, too
 		}
 		if entry.Kind == yaml.ScalarNode && entry.Tag != "!!str" {
 			in.complain(entry.Line, "%s: %s is no text", key, quote(entry.Value))

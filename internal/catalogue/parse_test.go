@@ -157,12 +157,22 @@ func TestParseDomain(t *testing.T) {
 			t.Errorf("%q: %q, %v", text, got, err)
 		}
 	}
-	for _, text := range []string{
-		"", ".", "*", "*.", "..", ".example.com", "example..com", "a.*.com", "*a.com", "a*.com", "*.*.com", "-a.com", "a-.com", "a b.com",
-		"a.com:443", "a.com/x", "a@b.com", "bücher.example", "192.0.2.1", "192.0.2", "::1", "[::1]", "a.1", "*.1", label + "a.com", long + "a", "a\x00.com",
+	for why, texts := range map[string][]string{
+		"a part between dots is empty": {"", ".", "..", "*..", ".example.com", "example..com"},
+		`"*." may only stand`:          {"*", "*.", "a.*.com", "*a.com", "a*.com", "*.*.com"},
+		"begins or ends with a dash":   {"-a.com", "a-.com", "a.-"},
+		"is not in names":              {"a b.com", "a.com:443", "a\x00.com", "a,b.com"},
+		"give only the name":           {"https://a.com", "a.com/x", "a@b.com", "192.0.2.0/24"},
+		"write it as it is in DNS":     {"bücher.example"},
+		"an address belongs":           {"192.0.2.1", "*.192.0.2.1", "::1", "[::1]"},
+		"no top-level domain":          {"192.0.2", "a.1", "*.1"},
+		"longer than 63 bytes":         {label + "a.com"},
+		"longer than 253 bytes":        {long + "a"},
 	} {
-		if got, err := parseDomain(text); err == nil {
-			t.Errorf("%q: %q", text, got)
+		for _, text := range texts {
+			if got, err := parseDomain(text); err == nil || !strings.Contains(err.Error(), why) {
+				t.Errorf("%q: %q, %v, want %s", text, got, err, why)
+			}
 		}
 	}
 }

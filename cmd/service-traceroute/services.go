@@ -115,7 +115,7 @@ func readCatalogue(name string) (*catalogue.Catalogue, error) {
 	case errors.As(err, new(*catalogue.Error)):
 		return nil, usage(err, "")
 	case err != nil:
-		return nil, failed(fmt.Errorf("catalogue: %w", err), "")
+		return nil, failed(err, "")
 	}
 	return c, nil
 }

@@ -16,6 +16,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"servicetraceroute/internal/output"
+	"servicetraceroute/internal/spell"
 )
 
 // maxConfig bounds a configuration file.
@@ -313,29 +314,9 @@ func nearest(word string, words []string) string {
 	}
 	best, least := "", max(2, len(word)/3)+1
 	for _, w := range words {
-		if d := edits(word, w); d < least {
+		if d := spell.Distance(word, w); d < least {
 			best, least = w, d
 		}
 	}
 	return best
-}
-
-// edits is the Levenshtein distance of two words.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(diagonal+cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -63,18 +63,9 @@ func openPrivate(ctx context.Context, name string, stderr io.Writer) (*os.File, 
 // this process's standard output already (/dev/stdout). A pipe or a device is what its
 // owner made it.
 func createPrivate(name string) (*os.File, error) {
-	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err == nil {
-		if uid, gid, under := privilege.Invoker(); under {
-			err = file.Chown(uid, gid)
-		}
-		if err != nil {
-			return nil, errors.Join(err, file.Close())
-		}
-		return file, nil
-	}
+	file, err := createNew(name)
 	if !errors.Is(err, fs.ErrExist) {
-		return nil, err
+		return file, err
 	}
 	file, err = os.OpenFile(name, os.O_WRONLY|noFollow, 0)
 	linked := errors.Is(err, syscall.ELOOP)
@@ -97,6 +88,21 @@ func createPrivate(name string) (*os.File, error) {
 		}
 	default:
 		err = claim(file, info)
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
+// createNew opens a file that was not there, which is fs.ErrExist otherwise.
+func createNew(name string) (*os.File, error) {
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if uid, gid, under := privilege.Invoker(); under {
+		err = file.Chown(uid, gid)
 	}
 	if err != nil {
 		return nil, errors.Join(err, file.Close())

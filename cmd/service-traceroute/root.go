@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"servicetraceroute/internal/spell"
 )
 
 const rootHelp = `service-traceroute shows the path that an application's own packets take.
@@ -24,6 +26,7 @@ Commands:
   trace        trace the flows of hosts as they appear, until stopped
   run          start a command and trace every flow that it opens
   dial         no application at hand: open a connection and trace inside it
+  services     list, show, check and import the catalogue of services
   completion   completion for bash, zsh, fish or powershell
   help         help for a command; "help flags" lists all flags
 
@@ -31,7 +34,6 @@ Examples:
   service-traceroute demo
   service-traceroute run -- curl -sO https://www.example.com/file
   service-traceroute trace --host www.example.com --port 443 --duration 1m
-  service-traceroute dial www.example.com
 
 Flags:  -h, --help   --help-all   --version
 `
@@ -43,17 +45,8 @@ func newRootCommand() *cobra.Command {
 		Short:         "show the path that an application's own packets take",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			hint := "see service-traceroute -h"
-			if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
-				hint = "did you mean " + strings.Join(like, " or ") + "?"
-			}
-			return usage(fmt.Errorf("unknown command %q", args[0]), hint)
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:          unknownCommand,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetVersionTemplate("service-traceroute {{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
@@ -62,15 +55,27 @@ func newRootCommand() *cobra.Command {
 	root.CompletionOptions.DisableDefaultCmd = true
 	help := newHelpCommand()
 	root.SetHelpCommand(help)
-	root.AddCommand(newDemoCommand(), configurable(newTraceCommand()), configurable(newRunCommand()), configurable(newDialCommand()), newCompletionCommand())
-	for _, cmd := range append(root.Commands(), help, root) {
-		uniform(cmd)
-	}
+	root.AddCommand(newDemoCommand(), configurable(newTraceCommand()), configurable(newRunCommand()), configurable(newDialCommand()),
+		newServicesCommand(), newCompletionCommand())
+	uniform(help)
+	uniform(root)
 	return root
 }
 
-// uniform gives a command what every command has: --version, and --help-all, for
-// which no other argument is needed.
+// unknownCommand is the error of a command that has only commands below it.
+func unknownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := "see " + cmd.CommandPath() + " -h"
+	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+		hint = "did you mean " + strings.Join(like, " or ") + "?"
+	}
+	return usage(fmt.Errorf("unknown command %q", args[0]), hint)
+}
+
+// uniform gives a command and those below it what every command has: --version, and
+// --help-all, for which no other argument is needed.
 func uniform(cmd *cobra.Command) {
 	var all bool
 	cmd.Version = version()
@@ -89,6 +94,9 @@ func uniform(cmd *cobra.Command) {
 		}
 		return run(c, args)
 	}
+	for _, below := range cmd.Commands() {
+		uniform(below)
+	}
 }
 
 // flagError points to the help of the command whose flag was wrong.
@@ -99,7 +107,7 @@ func flagError(cmd *cobra.Command, err error) error {
 		var names []string
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
 		name := unknown.GetSpecifiedName()
-		if like := nearest(name, names); strings.HasPrefix(like, name) || like != "" && edits(name, like) == 1 {
+		if like := nearest(name, names); strings.HasPrefix(like, name) || like != "" && spell.Distance(name, like) == 1 {
 			hint = "did you mean --" + like + "?"
 		}
 	}

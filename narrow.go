@@ -14,7 +14,7 @@ func (t *Tracer) narrow() {
 	none := len(t.watches) == 0
 	cfg := capture.Config{Payload: t.cfg.keepsPayload(), UDP: none, Names: none}
 	for w := range t.watches {
-		cfg.Names = cfg.Names || w.Selector.Domains != nil
+		cfg.Names = cfg.Names || w.Selector.ByName()
 		// DNS answers come over UDP.
 		cfg.UDP = cfg.UDP || w.Selector.WantsUDP() || cfg.Names && !t.cfg.NoDNS
 	}

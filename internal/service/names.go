@@ -1,6 +1,10 @@
 package service
 
 import (
+	"net/netip"
+	"slices"
+	"strconv"
+
 	"servicetraceroute/internal/names"
 	"servicetraceroute/internal/owner"
 	"servicetraceroute/trace"
@@ -27,27 +31,78 @@ type Words struct {
 	By      trace.By // sni, quic-sni or http-host
 }
 
+// Offer is a service by its name: what it is known by. Domains and Rules are
+// alternatives, Ports and Protos narrow both; with neither, the ports alone tell.
+type Offer struct {
+	Name    string
+	Domains Domains // nil: none
+	Rules   []Rule  // prefixes
+	Ports   []PortRange
+	Protos  []trace.Proto
+	// Except are names and prefixes that do not belong to it, whatever else fits.
+	Except         Domains // nil: none
+	ExceptPrefixes []netip.Prefix
+}
+
+// fits reports whether a flow has the service's port and protocol, and no address that
+// is excepted.
+func (o *Offer) fits(t trace.Tuple) bool {
+	in := func(r PortRange) bool {
+		return r.Contains(serverPort(t, t.FlowKey)) || r.Contains(serverPort(t, t.Wire()))
+	}
+	except := func(p netip.Prefix) bool { return p.Contains(t.Dst.Addr()) || p.Contains(t.Wire().Dst.Addr()) }
+	return (len(o.Ports) == 0 || slices.ContainsFunc(o.Ports, in)) && (len(o.Protos) == 0 || slices.Contains(o.Protos, t.Proto)) &&
+		!slices.ContainsFunc(o.ExceptPrefixes, except)
+}
+
+// serverPort is the port of the end that was connected to.
+func serverPort(t trace.Tuple, k trace.FlowKey) uint16 {
+	if t.Direction == trace.In {
+		return k.Src.Port()
+	}
+	return k.Dst.Port()
+}
+
+// ByName reports whether names can select a flow.
+func (s *Selector) ByName() bool {
+	named := func(o Offer) bool { return o.Domains != nil }
+	return s.Domains != nil || slices.ContainsFunc(s.Offers, named)
+}
+
 // what tells whether the destination is one of those that are wanted.
 //
-// The client's own words decide over names. Without them the names of the address do,
-// when they agree: an address of a content network has many, and what it was asked for
-// last need not be what this flow wants.
+// An address that was asked for as such is enough. Else the client's own words decide
+// over names. Without them the names of the address do, when they agree: an address of a
+// content network has many, and what it was asked for last need not be what this flow
+// wants. What lies in a service's prefix needs no name, but gets one that is more exact.
 func (s *Selector) what(t trace.Tuple, k *Known) (trace.Service, Verdict) {
 	if s.Flow != nil {
 		return answer(s.matchFlow(t))
 	}
 	at, here := s.matchRules(t)
-	switch {
-	case here && at.By != trace.ByNameAtStart || s.Domains == nil:
+	if here && at.By != trace.ByNameAtStart || !s.ByName() {
+		if why, ok := s.offered(t, k); ok && !here {
+			return why, Yes
+		}
 		return answer(at, here)
-	case k.Words.Name != "":
-		why, ok := s.named(k.Words.Name)
-		why.By = k.Words.By
-		return answer(why, ok)
-	case k.Words.Awaited:
+	}
+	if k.Words.Name != "" {
+		if why, ok := s.named(t, k.Words.Name); ok {
+			why.By = k.Words.By
+			return why, Yes
+		}
+		return answer(s.offered(t, k))
+	}
+	if k.Words.Awaited {
 		return trace.Service{}, Listen
 	}
-	return s.byAddress(at, here, k.Names)
+	why, v := s.byAddress(t, at, here, k.Names)
+	if v != Yes {
+		if by, ok := s.offered(t, k); ok {
+			return by, Yes
+		}
+	}
+	return why, v
 }
 
 func answer(s trace.Service, yes bool) (trace.Service, Verdict) {
@@ -57,25 +112,68 @@ func answer(s trace.Service, yes bool) (trace.Service, Verdict) {
 	return s, Yes
 }
 
-// named is the service that a host name belongs to.
-func (s *Selector) named(name string) (trace.Service, bool) {
-	pattern, ok := s.Domains.Match(name)
-	if !ok {
-		return trace.Service{}, false
+// offered is the service in whose prefix the destination lies, or whose port it has
+// where that alone tells.
+func (s *Selector) offered(t trace.Tuple, k *Known) (trace.Service, bool) {
+	var best *Rule
+	for i := range s.Offers {
+		o := &s.Offers[i]
+		if !o.fits(t) || o.excepts(k.Words.Name) {
+			continue
+		}
+		for j := range o.Rules {
+			if r := &o.Rules[j]; r.holds(t) && (best == nil || r.Prefix.Bits() > best.Prefix.Bits()) {
+				best = r
+			}
+		}
 	}
-	if of := s.Services[pattern]; of != "" {
-		pattern = of
+	if best != nil {
+		return best.Service, true
 	}
-	return trace.Service{Name: pattern, Value: name}, true
+	for i := range s.Offers {
+		if o := &s.Offers[i]; o.Domains == nil && len(o.Rules) == 0 && len(o.Ports) > 0 && o.fits(t) && !o.excepts(k.Words.Name) {
+			return trace.Service{Name: o.Name, By: trace.ByPort, Value: strconv.Itoa(int(serverPort(t, t.FlowKey)))}, true
+		}
+	}
+	return trace.Service{}, false
+}
+
+func (o *Offer) excepts(name string) bool {
+	if o.Except == nil || name == "" {
+		return false
+	}
+	_, ok := o.Except.Match(name)
+	return ok
+}
+
+// named is the service that a host name belongs to: of several the one with the longest
+// pattern, of these the first.
+func (s *Selector) named(t trace.Tuple, name string) (trace.Service, bool) {
+	best, who := "", ""
+	if s.Domains != nil {
+		if pattern, ok := s.Domains.Match(name); ok {
+			best, who = pattern, pattern
+		}
+	}
+	for i := range s.Offers {
+		o := &s.Offers[i]
+		if o.Domains == nil || !o.fits(t) || o.excepts(name) {
+			continue
+		}
+		if pattern, ok := o.Domains.Match(name); ok && len(pattern) > len(best) {
+			best, who = pattern, o.Name
+		}
+	}
+	return trace.Service{Name: who, Value: name}, who != ""
 }
 
 // byAddress asks what all names of the destination say, and the one that was resolved
 // when the selection was made. They have to agree on one service.
-func (s *Selector) byAddress(at trace.Service, here bool, all []names.Name) (trace.Service, Verdict) {
+func (s *Selector) byAddress(t trace.Tuple, at trace.Service, here bool, all []names.Name) (trace.Service, Verdict) {
 	var wanted []trace.Service
 	led := map[string]bool{} // names that a wanted one led to
 	for _, n := range all {
-		if why, ok := s.chained(n); ok {
+		if why, ok := s.chained(t, n); ok {
 			wanted = append(wanted, why)
 			for _, name := range n.Chain {
 				led[name] = true
@@ -103,9 +201,9 @@ func (s *Selector) byAddress(at trace.Service, here bool, all []names.Name) (tra
 
 // chained is the service of a name by which an address was asked for: of the name
 // itself, else of one to which it led.
-func (s *Selector) chained(n names.Name) (trace.Service, bool) {
+func (s *Selector) chained(t trace.Tuple, n names.Name) (trace.Service, bool) {
 	for _, name := range n.Chain {
-		if why, ok := s.named(name); ok {
+		if why, ok := s.named(t, name); ok {
 			why.By, why.Value = trace.ByDNS, n.Asked()
 			return why, true
 		}

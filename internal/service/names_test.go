@@ -1,6 +1,7 @@
 package service
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -27,7 +28,9 @@ func TestMatchNames(t *testing.T) {
 	video := Selector{Domains: suffixes{"video.example"}}
 	start := Rule{rule("203.0.113.7/32", "").Prefix, trace.Service{Name: "video.example", By: trace.ByNameAtStart, Value: "video.example"}}
 	resolved := Selector{Domains: suffixes{"video.example"}, Rules: []Rule{start}}
-	two := Selector{Domains: suffixes{"video.example", "music.example"}, Services: map[string]string{"video.example": "video", "music.example": "music"}}
+	two := Selector{Offers: []Offer{{Name: "video", Domains: suffixes{"video.example"}}, {Name: "music", Domains: suffixes{"music.example"}}}}
+	net := Offer{Name: "net", Rules: []Rule{rule("203.0.113.0/24", "net")}, Except: suffixes{"bank.example"}}
+	web := Offer{Name: "web", Ports: []PortRange{{443, 443}}, ExceptPrefixes: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/28")}}
 	cdn := chain("www.video.example", "edge.cdn.example")
 	for _, test := range []struct {
 		name string
@@ -55,6 +58,18 @@ func TestMatchNames(t *testing.T) {
 		{"resolved, and heard", resolved, Known{Names: []names.Name{cdn}}, Yes, "video.example/dns/www.video.example"},
 		{"an address needs no words", Selector{Domains: suffixes{"x.example"}, Rules: []Rule{rule("203.0.113.0/24", "net")}},
 			Known{Words: words("bank.example")}, Yes, "net/prefix/203.0.113.0/24"},
+		{"a service's prefix", Selector{Offers: []Offer{net}}, Known{}, Yes, "net/prefix/203.0.113.0/24"},
+		{"but for an excepted name", Selector{Offers: []Offer{net, {Name: "x", Domains: suffixes{"x.example"}}}}, Known{Words: words("bank.example")}, No, ""},
+		{"a name says more than a prefix", Selector{Offers: []Offer{net, {Name: "x", Domains: suffixes{"x.example"}}}},
+			Known{Words: words("x.example")}, Yes, "x/sni/x.example"},
+		{"a service's port", Selector{Offers: []Offer{{Name: "web", Ports: web.Ports}}}, Known{}, Yes, "web/port/443"},
+		{"but for an excepted prefix", Selector{Offers: []Offer{web}}, Known{}, No, ""},
+		{"the longer pattern", Selector{Offers: []Offer{{Name: "all", Domains: suffixes{"example"}}, {Name: "x", Domains: suffixes{"x.example"}}}},
+			Known{Words: words("a.x.example")}, Yes, "x/sni/a.x.example"},
+		{"a name at another port", Selector{Offers: []Offer{{Name: "x", Domains: suffixes{"x.example"}, Ports: []PortRange{{80, 80}}}}},
+			Known{Words: words("x.example")}, No, ""},
+		{"a name over another protocol", Selector{Offers: []Offer{{Name: "x", Domains: suffixes{"x.example"}, Protos: []trace.Proto{trace.UDP}}}},
+			Known{Words: words("x.example")}, No, ""},
 		{"its words, not its owner", Selector{Domains: suffixes{"video.example"}, PIDs: []int{1}}, Known{Words: words("video.example")}, Wait, ""},
 	} {
 		got, v := test.s.Match(flow, &test.k)

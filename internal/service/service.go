@@ -47,14 +47,14 @@ type Run struct {
 	Tree    int    // else the process whose descendant it is
 }
 
-// Selector decides which flows are wanted. What: any Rule, or Flow. All the
-// other fields narrow; an empty one does not. Without any Rule and Flow those
-// about the flow's owner select by themselves.
+// Selector decides which flows are wanted. What: any Rule, Domains or Offer, or Flow. All
+// the other fields narrow; an empty one does not. Without any of the former those about
+// the flow's owner select by themselves.
 type Selector struct {
 	Rules      []Rule
-	Domains    Domains           // by name; nil: none
-	Services   map[string]string // of its patterns, those that belong to a service of another name
-	Flow       *trace.Tuple      // one flow, by its key on the wire; source port 0 and an invalid source match any
+	Domains    Domains      // by name; nil: none
+	Offers     []Offer      // services
+	Flow       *trace.Tuple // one flow, by its key on the wire; source port 0 and an invalid source match any
 	Ports      []PortRange
 	Protos     []trace.Proto
 	Interfaces []string
@@ -91,7 +91,7 @@ func (s *Selector) Match(t trace.Tuple, k *Known) (trace.Service, Verdict) {
 	if owned == No {
 		return trace.Service{}, No
 	}
-	if s.Flow == nil && len(s.Rules) == 0 && s.Domains == nil {
+	if s.Flow == nil && len(s.Rules)+len(s.Offers) == 0 && s.Domains == nil {
 		if !s.ByOwner() {
 			return trace.Service{}, No
 		}
@@ -105,8 +105,7 @@ func (s *Selector) matchRules(t trace.Tuple) (trace.Service, bool) {
 	var best *Rule
 	for i := range s.Rules {
 		r := &s.Rules[i]
-		to := r.Prefix.Contains(t.Dst.Addr()) || r.Prefix.Contains(t.Wire().Dst.Addr())
-		if to && (best == nil || r.Prefix.Bits() > best.Prefix.Bits()) {
+		if r.holds(t) && (best == nil || r.Prefix.Bits() > best.Prefix.Bits()) {
 			best = r
 		}
 	}
@@ -114,6 +113,11 @@ func (s *Selector) matchRules(t trace.Tuple) (trace.Service, bool) {
 		return trace.Service{}, false
 	}
 	return best.Service, true
+}
+
+// holds reports whether the flow's destination, by either of its names, is the rule's.
+func (r *Rule) holds(t trace.Tuple) bool {
+	return r.Prefix.Contains(t.Dst.Addr()) || r.Prefix.Contains(t.Wire().Dst.Addr())
 }
 
 func (s *Selector) matchFlow(t trace.Tuple) (trace.Service, bool) {
@@ -126,10 +130,7 @@ func (s *Selector) matchFlow(t trace.Tuple) (trace.Service, bool) {
 }
 
 func (s *Selector) narrowed(t trace.Tuple) bool {
-	port, wire := t.Dst.Port(), t.Wire().Dst.Port()
-	if t.Direction == trace.In {
-		port, wire = t.Src.Port(), t.Wire().Src.Port()
-	}
+	port, wire := serverPort(t, t.FlowKey), serverPort(t, t.Wire())
 	in := func(r PortRange) bool { return r.Contains(port) || r.Contains(wire) }
 	switch {
 	case len(s.Ports) > 0 && !slices.ContainsFunc(s.Ports, in),
@@ -155,8 +156,17 @@ func (s *Selector) WantsUDP() bool {
 // when flows to anywhere may be wanted.
 func (s *Selector) Prefixes() []netip.Prefix {
 	var all []netip.Prefix
-	if s.Domains != nil {
+	if s.ByName() {
 		return nil
+	}
+	for i := range s.Offers {
+		o := &s.Offers[i]
+		if len(o.Rules) == 0 {
+			return nil
+		}
+		for _, r := range o.Rules {
+			all = append(all, r.Prefix)
+		}
 	}
 	if s.Flow != nil {
 		dst := s.Flow.Wire().Dst.Addr()

@@ -120,9 +120,9 @@ const (
 	UDPAlways = probe.UDPAlways
 )
 
-// Selection says which flows are traced: what (Hosts, any of them) and, all of
-// them, how that is narrowed. Only Processes, PIDs, Cgroups and Run select without
-// Hosts. Repeats within one field are alternatives.
+// Selection says which flows are traced: what (Hosts and Services, any of them) and, all
+// of them, how that is narrowed. Only Processes, PIDs, Cgroups and Run select without
+// either. Repeats within one field are alternatives.
 type Selection struct {
 	// Hosts are addresses ("203.0.113.7"), prefixes ("2001:db8::/32"), names
 	// ("example.com", which means all below it too), wildcards ("*.example.com", all
@@ -136,6 +136,8 @@ type Selection struct {
 	// are also resolved once, when the selection is set, with the context given then; one
 	// that does not resolve is no error.
 	Hosts []string
+	// Services are what is traced beside Hosts, see CataloguedService.
+	Services []Service
 	// Ports are destination ports as "443" or "8000-8999"; a flow that this host
 	// accepted matches by its own port.
 	Ports []string

@@ -25,7 +25,7 @@ var (
 	ErrNoInterface = capture.ErrNoInterface
 	// ErrNoNetNS: there is no network namespace such as Config.NetNS.
 	ErrNoNetNS = netns.ErrNone
-	// ErrNothingSelected: the Selection has neither Hosts nor any process.
+	// ErrNothingSelected: the Selection has neither Services nor Hosts nor any process.
 	ErrNothingSelected = errors.New("nothing selected")
 )
 
@@ -185,7 +185,7 @@ func (p Params) limits() error {
 // watch turns the selection into the engine's terms, resolving names.
 func (s Selection) watch(ctx context.Context, cfg Config) (*engine.Watch, error) {
 	byOwner := len(s.Processes)+len(s.PIDs)+len(s.Cgroups) > 0 || s.Run != nil
-	if len(s.Hosts) == 0 && !byOwner {
+	if len(s.Hosts)+len(s.Services) == 0 && !byOwner {
 		return nil, fmt.Errorf("servicetraceroute: Selection.Hosts: %w", ErrNothingSelected)
 	}
 	if byOwner && !cfg.Processes {
@@ -238,6 +238,9 @@ func (s Selection) watch(ctx context.Context, cfg Config) (*engine.Watch, error)
 	}
 	if err := s.owned(w); err != nil {
 		return nil, err
+	}
+	if w.Selector.Offers, err = s.offers(); err != nil {
+		return nil, fmt.Errorf("servicetraceroute: Selection.Services: %w", err)
 	}
 	if err := s.hosts(ctx, cfg, &w.Selector); err != nil {
 		return nil, fmt.Errorf("servicetraceroute: Selection.Hosts: %w", err)

@@ -14,6 +14,7 @@ import (
 
 // traceFlags are the flags of trace as the user wrote them.
 type traceFlags struct {
+	serviceFlags
 	ownerFlags
 	netnsFlags
 	probeFlags
@@ -37,6 +38,7 @@ func (f *traceFlags) declare(cmd *cobra.Command) {
 // declareShared defines the flags that run has, too.
 func (f *traceFlags) declareShared(cmd *cobra.Command) {
 	fl := cmd.Flags()
+	f.serviceFlags.declareAll(cmd)
 	fl.StringArrayVar(&f.hosts, "host", nil, "address, prefix, `NAME` with all below it, *.NAME or /REGEX/ whose flows are traced (repeat)")
 	fl.StringArrayVar(&f.ports, "port", nil, "only this server `PORT` or range A-B (repeat)")
 	fl.StringArrayVar(&f.protos, "proto", nil, "only this `PROTOCOL`: tcp, udp (repeat)")
@@ -60,8 +62,8 @@ func (f *traceFlags) declareShared(cmd *cobra.Command) {
 
 // config turns the flags into the library's terms.
 func (f *traceFlags) config(stderr io.Writer) (cfg servicetraceroute.Config, sel servicetraceroute.Selection, err error) {
-	if len(f.hosts) == 0 && !f.any() {
-		return cfg, sel, usage(errors.New("nothing selected: neither --host nor --process, --pid or --cgroup"),
+	if len(f.services)+len(f.hosts) == 0 && !f.any() {
+		return cfg, sel, usage(errors.New("nothing selected: neither --service, --host nor --process, --pid or --cgroup"),
 			"for example: service-traceroute trace --host www.example.com")
 	}
 	return f.settings(stderr)
@@ -79,6 +81,9 @@ func (f *traceFlags) settings(stderr io.Writer) (cfg servicetraceroute.Config, s
 	sel = servicetraceroute.Selection{
 		Hosts: f.hosts, Ports: f.ports, IPv4Only: f.v4, IPv6Only: f.v6,
 		Retrace: f.retrace, StopNewAfter: f.stopNew, Idle: f.idle,
+	}
+	if sel.Services, err = f.serviceFlags.selected(); err != nil {
+		return cfg, sel, err
 	}
 	if err := f.ownerFlags.apply(&cfg, &sel); err != nil {
 		return cfg, sel, err

@@ -60,6 +60,9 @@ func translations() []privilege.Capability {
 // what names what is watched, as the user wrote it.
 func (f *traceFlags) what() string {
 	var all []string
+	for _, s := range f.services {
+		all = append(all, "service "+output.Escape(s))
+	}
 	for _, h := range f.hosts {
 		all = append(all, output.Escape(h))
 	}

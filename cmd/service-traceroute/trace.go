@@ -14,11 +14,12 @@ import (
 	"servicetraceroute/trace"
 )
 
-const traceHelp = `Trace the flows of hosts as they appear, and those that exist, until stopped.
+const traceHelp = `Trace the flows of services and hosts, those that exist and new ones, until stopped.
 
-Usage:  service-traceroute trace --host HOST [flags]
+Usage:  service-traceroute trace --service NAME|--host HOST [flags]
 
-What:   --host ADDR|PREFIX|NAME (and all below it)|*.NAME|/REGEX/  --no-dns
+What:   --service NAME (of: services list)  --catalogue FILE  --no-dns
+        --host ADDR|PREFIX|NAME (and all below it)|*.NAME|/REGEX/
         --process NAME  --pid N  --cgroup PATH
 Narrow: all of these, --port N|A-B  --proto tcp|udp  --udp-probe off|auto|always
         --interface IF  --direction out|in  -4  -6
@@ -33,7 +34,7 @@ Flags from a file: --config FILE.yaml    All, explained: trace --help-all
 
 Examples:
   sudo service-traceroute trace --host '*.example.com' --pcap packets.pcapng
-  service-traceroute trace --host 203.0.113.0/24 --duration 1m --output json
+  service-traceroute trace --service netflix --duration 1m --output json
   service-traceroute trace --host 2001:db8::7 --netns /proc/4242/ns/net
 
 Ctrl-C prints what was found. Exit: 0 done, 1 failed, 2 usage, 3 none matched.

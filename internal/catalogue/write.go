@@ -32,8 +32,8 @@ func prefixTexts(prefixes []netip.Prefix) []string {
 	return texts
 }
 
-// portTexts returns the ports as they are written: "443", "8801-8810".
-func (s *Service) portTexts() []string {
+// PortTexts returns the ports as they are written: "443", "8801-8810".
+func (s *Service) PortTexts() []string {
 	texts := make([]string, 0, len(s.Ports))
 	for _, r := range s.Ports {
 		text := strconv.Itoa(int(r.First))
@@ -59,7 +59,7 @@ func (s *Service) entry() entry {
 		Proto: s.protoTexts(), Exclude: append(append([]string{}, s.ExcludeDomains...), prefixTexts(s.ExcludePrefixes)...),
 		Source: s.Source, Replace: s.Replace,
 	}
-	for _, text := range s.portTexts() {
+	for _, text := range s.PortTexts() {
 		if n, err := strconv.Atoi(text); err == nil {
 			e.Ports = append(e.Ports, n)
 			continue
@@ -99,5 +99,5 @@ func (s Service) MarshalJSON() ([]byte, error) {
 		Proto    []string `json:"proto"`
 		Exclude  []string `json:"exclude"`
 		Source   string   `json:"source"`
-	}{s.Name, s.Title, full(s.Domains), full(s.Regexes), prefixTexts(s.Prefixes), s.portTexts(), s.protoTexts(), s.entry().Exclude, s.Source})
+	}{s.Name, s.Title, full(s.Domains), full(s.Regexes), prefixTexts(s.Prefixes), s.PortTexts(), s.protoTexts(), s.entry().Exclude, s.Source})
 }

@@ -14,7 +14,7 @@ import (
 	"servicetraceroute/trace"
 )
 
-const traceHelp = `Trace the flows of services and hosts, those that exist and new ones, until stopped.
+const traceHelp = `Trace the flows of services and hosts, existing and new ones, until stopped.
 
 Usage:  service-traceroute trace --service NAME|--host HOST [flags]
 

@@ -1,0 +1,300 @@
+//go:build linux
+
+package servicetraceroute_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"maps"
+	"math/big"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	"servicetraceroute"
+	"servicetraceroute/internal/lab/peer"
+	"servicetraceroute/internal/scenario"
+	"servicetraceroute/trace"
+)
+
+// city is a field in which many services share one address.
+type city struct {
+	*field
+	services []string
+	resolver netip.AddrPort
+
+	mu    sync.Mutex
+	truth map[trace.FlowKey]string // which service a flow belonged to; "?name" where nothing says so
+}
+
+// newCity starts a web server, a QUIC server, a server that lets its clients say nothing,
+// and a DNS server that gives all services the same address.
+func newCity(t *testing.T, services int) *city {
+	c := &city{field: newUDPField(t, openLadder(1)), truth: map[trace.FlowKey]string{}}
+	server := c.lab.Node("server")
+	var zone strings.Builder
+	for i := range services {
+		name := fmt.Sprintf("s%d.example", i)
+		c.services = append(c.services, name)
+		fmt.Fprintf(&zone, "www.%s. 60 IN CNAME edge.%s.\nedge.%s. 60 IN A %v\nedge.%s. 60 IN AAAA %v\n", name, name, name, server.Addr(false), name, server.Addr(true))
+	}
+	d, err := peer.ServeDNS(t.Context(), server, peer.DNSConfig{Port: 53, Zone: zone.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.resolver = netip.AddrPortFrom(server.Addr(false), d.Addr.Port())
+	if _, err := peer.ServeHTTPS(t.Context(), server, peer.HTTPSConfig{Port: 443}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := peer.ServeHTTPS(t.Context(), server, peer.HTTPSConfig{Port: 80, Plain: true}); err != nil {
+		t.Fatal(err)
+	}
+	if c.server, err = peer.ServeTCP(t.Context(), server, peer.TCPConfig{Port: 7000}); err != nil {
+		t.Fatal(err)
+	}
+	c.serveQUIC()
+	return c
+}
+
+func (c *city) belongs(proto trace.Proto, src, dst netip.AddrPort, service string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.truth[trace.FlowKey{Proto: proto, Src: src, Dst: dst}] = service
+}
+
+// browse asks the web server for a page of a service, over a connection of its own for
+// each request.
+func (c *city) browse(service string, plain bool) {
+	url := "https://www." + service + "/slow/2000?for=700ms"
+	if plain {
+		url = "http://www." + service + "/slow/2000?for=700ms"
+	}
+	all, err := peer.Get(c.t.Context(), c.lab.Node("client"), peer.GetConfig{URL: url, Resolver: c.resolver, Count: 2, Reconnect: true})
+	if err != nil {
+		c.t.Error(err)
+	}
+	for _, r := range all {
+		if r.Error != "" {
+			c.t.Errorf("%s: %s", url, r.Error)
+			continue
+		}
+		c.belongs(trace.TCP, r.Local, r.Remote, service)
+	}
+}
+
+// mutter asks for a service's address and opens a connection whose first words name
+// nobody.
+func (c *city) mutter(service string, ipv6 bool) {
+	if _, err := peer.Resolve(c.t.Context(), c.lab.Node("client"), peer.Question{Server: c.resolver, Name: "www." + service + ".", Type: "A"}); err != nil {
+		c.t.Error(err)
+	}
+	w := scenario.Workload{IPv6: ipv6, Traffic: scenario.RequestResponse, Bytes: 200, Every: 100 * time.Millisecond, Duration: 1500 * time.Millisecond}
+	for _, f := range c.run(w, 1, 0) {
+		c.belongs(trace.TCP, f.Local, f.Remote, "?"+service)
+	}
+}
+
+const quicPort = 8443
+
+// serveQUIC answers each stream with what came on it.
+func (c *city) serveQUIC() {
+	c.t.Helper()
+	var conn *net.UDPConn
+	err := c.lab.Node("server").Do(func() (err error) {
+		conn, err = net.ListenUDP("udp", &net.UDPAddr{Port: quicPort})
+		return err
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	l, err := quic.Listen(conn, certified(c.t), &quic.Config{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
+	wg.Go(func() {
+		for {
+			q, err := l.Accept(ctx)
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				for {
+					s, err := q.AcceptStream(ctx)
+					if err != nil {
+						return
+					}
+					_, _ = io.Copy(s, s)
+					_ = s.Close()
+				}
+			})
+		}
+	})
+	c.t.Cleanup(func() {
+		cancel()
+		_ = l.Close()
+		_ = conn.Close()
+		wg.Wait()
+	})
+}
+
+// talkQUIC opens a connection to a service and exchanges a little on it.
+func (c *city) talkQUIC(service string, ipv6 bool) {
+	var conn *net.UDPConn
+	err := c.lab.Node("client").Do(func() (err error) {
+		conn, err = net.ListenUDP("udp", &net.UDPAddr{})
+		return err
+	})
+	if err != nil {
+		c.t.Error(err)
+		return
+	}
+	defer conn.Close()
+	to := netip.AddrPortFrom(c.lab.Node("server").Addr(ipv6), quicPort)
+	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
+	defer cancel()
+	q, err := quic.Dial(ctx, conn, net.UDPAddrFromAddrPort(to), &tls.Config{ServerName: "www." + service, InsecureSkipVerify: true, NextProtos: []string{"echo"}}, nil)
+	if err != nil {
+		c.t.Errorf("QUIC to %s: %v", service, err)
+		return
+	}
+	src := netip.AddrPortFrom(c.lab.Node("client").Addr(ipv6), uint16(conn.LocalAddr().(*net.UDPAddr).Port))
+	c.belongs(trace.UDP, src, to, service)
+	for range 12 {
+		s, err := q.OpenStreamSync(ctx)
+		if err == nil {
+			_, err = s.Write(make([]byte, 3000))
+		}
+		if err == nil {
+			err = s.Close()
+		}
+		var n int64
+		if err == nil {
+			n, err = io.Copy(io.Discard, s)
+		}
+		if err != nil || n != 3000 {
+			c.t.Errorf("QUIC to %s: %d bytes came back, %v", service, n, err)
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	_ = q.CloseWithError(0, "")
+}
+
+// certified is a server's configuration with a certificate of its own.
+func certified(t testing.TB) *tls.Config {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, NextProtos: []string{"echo"}}
+}
+
+// TestServices selects half of the services that share one address. Of all flows, over
+// TCP and QUIC, those of the selected ones are found and no others; those that nothing
+// tells apart are said to be ambiguous. With DNS hidden the first words alone do it.
+func TestServices(t *testing.T) {
+	for _, hidden := range []bool{false, true} {
+		t.Run(fmt.Sprintf("DNS hidden=%v", hidden), func(t *testing.T) {
+			c := newCity(t, 10)
+			var wanted []servicetraceroute.Service
+			selected := map[string]bool{}
+			for _, name := range c.services[:5] {
+				selected[name] = true
+				wanted = append(wanted, servicetraceroute.Service{Name: name, Hosts: []string{name}})
+			}
+			if hidden {
+				c.tracer = c.open(servicetraceroute.Config{NoDNS: true})
+			}
+			stop := collect(t, c.tracer, servicetraceroute.Selection{Services: wanted})
+			rounds := 1
+			if full() {
+				rounds = 5
+			}
+			for range rounds {
+				var wg sync.WaitGroup
+				for i, name := range c.services {
+					wg.Go(func() { c.browse(name, i%3 == 0) })
+					wg.Go(func() { c.talkQUIC(name, i%2 == 0) })
+					wg.Go(func() { c.talkQUIC(name, i%2 == 1) })
+					wg.Go(func() { c.mutter(name, i%2 == 0) })
+				}
+				wg.Wait()
+			}
+			all := stop()
+			c.compare(all, selected, hidden)
+			c.judge(c.field.truth(), all.traces)
+		})
+	}
+}
+
+// compare holds the flow records against what the flows belonged to.
+func (c *city) compare(all found, selected map[string]bool, hidden bool) {
+	c.t.Helper()
+	confusion := map[string]int{} // "service: what was said"
+	said := map[trace.FlowKey]string{}
+	for _, f := range all.flows {
+		switch {
+		case f.State == trace.FlowIgnored && f.Reason == trace.ReasonAmbiguous:
+			said[f.FlowKey] = "ambiguous"
+		case f.Service != nil:
+			said[f.FlowKey] = f.Service.Name
+		}
+	}
+	lost, sure := 0, 0
+	for key, service := range c.truth {
+		verdict := said[key]
+		delete(said, key)
+		want := ""
+		if selected[service] {
+			want = service
+			sure++
+		}
+		if strings.HasPrefix(service, "?") && !hidden {
+			want = "ambiguous"
+		}
+		kind := "right"
+		switch {
+		case verdict == want:
+		case verdict == "" && want != "":
+			kind = "missed"
+			lost++
+			c.t.Logf("missed %v of %s", key, service)
+		default:
+			kind = "wrong"
+			c.t.Errorf("%v belongs to %q, was taken for %q", key, service, verdict)
+		}
+		confusion[fmt.Sprintf("%v, %s", key.Proto, kind)]++
+	}
+	for key, verdict := range said {
+		if key.Dst.Port() != 53 {
+			c.t.Errorf("%v, of which nobody knows, was taken for %q", key, verdict)
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(confusion)) {
+		c.t.Logf("%s: %d", k, confusion[k])
+	}
+	if sure == 0 || lost*100 > sure {
+		c.t.Errorf("%d of %d flows were missed", lost, sure)
+	}
+	c.t.Logf("%d names by DNS, %d by TLS and HTTP, %d by QUIC; stops: %v", all.stats.Services.DNS, all.stats.Services.SNI, all.stats.Services.QUIC, all.stats.Traces.ByStop)
+}

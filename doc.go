@@ -9,7 +9,7 @@
 //	defer t.Close()
 //	tr, err := t.TraceConn(ctx, conn)   // a connection of this process
 //	tr, err := t.Trace(ctx, flow)       // somebody's flow, named by its addresses
-//	for ev, err := range t.Watch(ctx, servicetraceroute.Selection{Hosts: []string{"203.0.113.7"}}) {
+//	for ev, err := range t.Watch(ctx, servicetraceroute.Selection{Hosts: []string{"*.example.com"}}) {
 //		…                               // all flows of services, as they appear
 //	}
 //
@@ -20,8 +20,8 @@
 // New opens packet sockets: Linux, and root or CAP_NET_RAW in the network namespace
 // of the calling thread. Its flows are the ones that are traced. Nothing is needed
 // after New, so a program may give up its privileges then. With a Source and a Sink
-// of the caller's own there are no such needs, and any system will do. TCP over IPv4
-// and IPv6 is traced by this version.
+// of the caller's own there are no such needs, and any system will do. TCP, UDP and QUIC
+// are traced, over IPv4 and IPv6; a UDP flow not as far as its peer, see Params.UDPProbe.
 //
 // # How long, how many
 //

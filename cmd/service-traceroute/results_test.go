@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -82,5 +83,19 @@ func TestParametersAreReported(t *testing.T) {
 	}
 	if got, _ = written(t, resultFlags{format: "scamper"}, p); !strings.Contains(got, `"attempts":4,"hoplimit":20,"firsthop":2,"wait":3,"wait_probe":0,`) {
 		t.Errorf("%s", got)
+	}
+}
+
+// Packets are not masked, so they do not go with --privacy.
+func TestPrivacyRefusesPackets(t *testing.T) {
+	for _, c := range []struct{ privacy, pcap, fails bool }{{true, true, true}, {true, false, false}, {false, true, false}} {
+		f := resultFlags{format: "json", privacy: c.privacy}
+		if c.pcap {
+			f.pcap.file = "a.pcapng"
+		}
+		err := f.apply(new(servicetraceroute.Config), io.Discard)
+		if (err != nil) != c.fails {
+			t.Errorf("%+v: %v", c, err)
+		}
 	}
 }

@@ -90,7 +90,7 @@ func TestKeysDiffer(t *testing.T) {
 	if one, other := New(NewKey()), New(NewKey()); one.Addr(a) == other.Addr(a) {
 		t.Errorf("two random keys give %v", one.Addr(a))
 	}
-	if mask(1).Addr(a) != mask(1).Addr(a) || mask(1).Addr(a) == mask(2).Addr(a) {
+	if one, again, other := mask(1), mask(1), mask(2); one.Addr(a) != again.Addr(a) || one.Addr(a) == other.Addr(a) {
 		t.Error("the key alone decides")
 	}
 }

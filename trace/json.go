@@ -169,7 +169,7 @@ func (r *Reply) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &j); err != nil {
 		return err
 	}
-	*r = Reply{j.Addr, fromMS(j.RTT), j.Kind, j.ReplyTTL, j.Name, j.ASN, j.MPLS, j.Changes, j.Late, j.SharedFrom}
+	*r = Reply{j.Addr, fromMS(j.RTT), j.Kind, j.ReplyTTL, j.Name, j.ASN, j.MPLS, j.Changes, j.Late, j.SharedFrom, nil}
 	return nil
 }
 

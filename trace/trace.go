@@ -48,6 +48,27 @@ type Reply struct {
 	Changes    []FindingKind
 	Late       bool   // it came after the probe's timeout
 	SharedFrom string // the trace that measured it, if not this one
+	// Exchange is not part of the JSON form: nil in records that were read.
+	Exchange *Exchange
+}
+
+// Exchange is what the two packets of an answer held beyond what a record shows,
+// for formats that want it.
+type Exchange struct {
+	Sent     time.Time // when the probe left
+	Attempt  int       // of its TTL, from 1
+	ProbeLen int       // bytes of the probe from the IP header on
+	ProbeTOS uint8     // DSCP<<2 | ECN, or traffic class
+	ReplyLen int       // bytes of the answer from the IP header on
+	ReplyTOS uint8
+	ReplyID  uint16 // IPv4 identification
+	TCPFlags uint8  // of an answer over TCP, else 0
+
+	// Of an ICMP error, and of the probe's IP header as it quotes that.
+	ICMPType, ICMPCode uint8
+	MTU                uint32 // of packet-too-big
+	QuoteTTL, QuoteTOS uint8
+	QuoteLen           int
 }
 
 // Label is one entry of an MPLS label stack (RFC 4950).

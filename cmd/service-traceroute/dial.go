@@ -32,8 +32,8 @@ Connection: --plain (TCP alone, port 80)  --request (send an HTTP request)
 How:        --algorithm packet-by-packet|hop-by-hop|concurrent|adaptive
             --probes 3  --max-ttl 32 --timeout 2s --max-silent 5 --border PREFIX
 Limits:     --duration 30s  --rate 1000 probes/s  --hop-rate 200 per router
-Output:     --output text|json  -o FILE  --pcap FILE  --config FILE  -v
-All flags with their meaning: service-traceroute dial --help-all
+Output:     --output text|json|reference|scamper  -o FILE  --privacy  -v
+            --pcap FILE  --config FILE      All, explained: dial --help-all
 
 Examples:
   service-traceroute dial www.example.com
@@ -166,7 +166,7 @@ func (f *dialFlags) run(ctx context.Context, where string, stdout, stderr io.Wri
 		ctx, cancel = context.WithTimeout(ctx, f.duration)
 		defer cancel()
 	}
-	fmt.Fprintf(stderr, "connecting to %s; Ctrl-C stops\n", output.Escape(to.String()))
+	fmt.Fprintf(stderr, "connecting to %s; Ctrl-C stops\n", output.Escape(f.masked(to.String())))
 	c, err := f.connect(ctx, user, to)
 	if _, ended := endedBy(user); ended && err != nil {
 		return failed(fmt.Errorf("interrupted before the connection to %v was there", to), "")
@@ -175,7 +175,7 @@ func (f *dialFlags) run(ctx context.Context, where string, stdout, stderr io.Wri
 		return err
 	}
 	defer c.close()
-	fmt.Fprintf(stderr, "connected: %s\n", output.Escape(c.String()))
+	fmt.Fprintf(stderr, "connected: %s\n", output.Escape(f.masked(c.String())))
 	if f.request {
 		go c.get(ctx, stderr)
 	}

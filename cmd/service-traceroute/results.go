@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,13 +13,17 @@ import (
 
 	"servicetraceroute"
 	"servicetraceroute/internal/output"
+	"servicetraceroute/internal/privacy"
 )
 
 // resultFlags say what becomes of the records.
 type resultFlags struct {
 	format, file, label string
-	verbose             bool
+	verbose, privacy    bool
 	pcap                pcapFlags
+
+	reported output.Params // parameters of the run, known after apply
+	mask     *privacy.Mask // nil: nothing is masked
 }
 
 // declare defines the flags and their completion.
@@ -27,6 +32,7 @@ func (f *resultFlags) declare(cmd *cobra.Command) {
 	fl.StringVar(&f.label, "label", "", "`TEXT` in every record")
 	fl.StringVar(&f.format, "output", "text", "format: "+strings.Join(output.Formats, ", "))
 	fl.StringVarP(&f.file, "out", "o", "", "write to `FILE` (mode 0600) instead of standard output")
+	fl.BoolVar(&f.privacy, "privacy", false, "mask addresses, names and processes in all records; no --pcap")
 	f.pcap.declare(cmd)
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "also show flows and counters, and log what happens")
 	completeWith(cmd, "output", output.Formats)
@@ -37,12 +43,29 @@ func (f *resultFlags) apply(cfg *servicetraceroute.Config, stderr io.Writer) err
 	if !slices.Contains(output.Formats, f.format) {
 		return usage(fmt.Errorf("--output: unknown %q", f.format), "one of "+strings.Join(output.Formats, ", "))
 	}
+	if f.privacy && f.pcap.file != "" {
+		return usage(errors.New("--privacy and --pcap exclude each other: packets are not masked"),
+			"leave one of them away, or trace twice")
+	}
 	cfg.Label = f.label
+	f.reported = shown(cfg.Defaults)
+	if f.privacy {
+		f.mask = privacy.New(privacy.NewKey())
+		stderr = f.mask.Log(stderr)
+	}
 	cfg.Logger = slog.New(warnings{stderr})
 	if f.verbose {
 		cfg.Logger = slog.New(slog.NewTextHandler(stderr, nil))
 	}
 	return nil
+}
+
+// shown are the parameters of a run as the formats of other tools show them.
+func shown(p servicetraceroute.Params) output.Params {
+	return output.Params{
+		FirstTTL: p.FirstTTL, MaxTTL: p.MaxTTL, Probes: p.Probes, Timeout: p.Timeout, ProbeInterval: p.ProbeInterval,
+		TTLInterval: p.TTLInterval, MaxSilent: max(p.MaxSilent, 0), FlowTimeout: p.FlowTimeout,
+	}
 }
 
 // open returns where records are written to, and what ends that. ctx ends the waiting
@@ -57,6 +80,19 @@ func (f *resultFlags) open(ctx context.Context, stdout, stderr io.Writer, verbos
 		}
 		out, done = file, func() error { return failed(file.Close(), "") }
 	}
-	w, err = output.New(f.format, out, output.Options{Verbose: verbose, Style: styled(out)})
+	w, err = output.New(f.format, out, output.Options{
+		Verbose: verbose, Style: styled(out), Version: version(), Params: f.reported,
+	})
+	if f.mask != nil && err == nil {
+		w = f.mask.Filter(w)
+	}
 	return w, done, usage(err, "")
+}
+
+// masked is a text for people as --privacy wants it.
+func (f *resultFlags) masked(text string) string {
+	if f.mask == nil {
+		return text
+	}
+	return f.mask.Text(text)
 }

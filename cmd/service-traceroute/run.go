@@ -21,15 +21,15 @@ const runHelp = `Start a command, trace every TCP flow that it or its children o
 Usage:  service-traceroute run [flags] -- CMD [ARGS]
 
 CMD has standard input and output to itself. What was found is said when it has
-ended: on standard error, with --output json on standard output; with -o FILE as
+ended: text on standard error, other formats on standard output; with -o FILE as
 it is found. Under sudo CMD runs as the user who called it.
 
 Who:    --user NAME (run CMD as this user)
 Narrow: --host ADDR|PREFIX|NAME  --port N|A-B  --interface IF  -4  -6
 How:    --algorithm WORD  --probes 3  --max-ttl 32  --timeout 2s  --no-probe
         --retrace D  --exclude PREFIX
-Output: --output text|json  -o FILE  --pcap FILE  --config FILE  -v
-All flags with their meaning: service-traceroute run --help-all
+Output: --output text|json|reference|scamper  -o FILE  --privacy  -v
+        --pcap FILE  --config FILE   All, explained: run --help-all
 
 Examples:
   sudo service-traceroute run -- curl -sO https://www.example.com/file

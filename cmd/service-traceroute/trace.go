@@ -29,7 +29,7 @@ How:    --algorithm packet-by-packet|hop-by-hop|concurrent|adaptive   --probes 3
         --no-probe (only say which match)  --exclude PREFIX (never probed)
 When:   --duration D --idle D --stop-new-after D  --retrace D  --every 10m|once
 Rates:  --rate 1000 probes/s in all  --hop-rate 200 probes/s per router, at most
-Output: --output text|json  -o FILE  --label TEXT  -v  --pcap FILE
+Output: --output text|json|reference|scamper  -o FILE  --privacy  --pcap FILE
 Flags from a file: --config FILE.yaml    All, explained: trace --help-all
 
 Examples:

@@ -31,6 +31,7 @@ func (e *Engine) icmp(p *capture.Packet) {
 	r := probe.Reply{
 		At: p.Time, From: e.ip.Src, TTL: e.ip.TTL, Kind: m.Kind, MTU: m.MTU,
 		Quote: retained(&q), HasInfo: wire.HasInterfaceInfo(m.Extensions),
+		TOS: e.ip.TOS, ID: e.ip.ID, Len: e.ip.Len, Type: m.Type, Code: m.Code,
 	}
 	if len(m.Extensions) > 0 {
 		r.MPLS = wire.AppendMPLS(nil, m.Extensions)
@@ -137,6 +138,11 @@ func (e *Engine) answer(s *probe.Sent, r probe.Reply) {
 	h.replies = append(h.replies, trace.Reply{
 		Addr: r.From, RTT: max(r.At.Sub(s.At), 0), Kind: kind, ReplyTTL: int(r.TTL),
 		MPLS: labels(r.MPLS), Changes: changes(s, &r), Late: s.Timeout,
+		Exchange: &trace.Exchange{
+			Sent: s.At, Attempt: s.Attempt + 1, ProbeLen: s.Len, ProbeTOS: s.TOS,
+			ReplyLen: r.Len, ReplyTOS: r.TOS, ReplyID: r.ID, ICMPType: r.Type, ICMPCode: r.Code, MTU: r.MTU,
+			QuoteTTL: r.Quote.TTL, QuoteTOS: r.Quote.TOS, QuoteLen: r.Quote.Len,
+		},
 	})
 	h.sentAt = append(h.sentAt, s.At)
 	t.progressAt = r.At
@@ -246,9 +252,13 @@ func (e *Engine) checkReached(r *run, soonest func(time.Time) bool) bool {
 
 // hit credits the destination's answer to the one reaching probe outstanding.
 func (e *Engine) hit(p *capture.Packet, r *run, a probe.Attempt) {
+	exchange := &trace.Exchange{
+		Sent: a.Sent, Attempt: 1, ReplyLen: e.ip.Len, ReplyTOS: e.ip.TOS, ReplyID: e.ip.ID, TCPFlags: uint8(wire.ACK),
+	}
 	for _, s := range r.open {
 		if s.Reaching && s.TTL == a.TTL && !s.Answered && s.Leg == r.leg {
 			if s.At.Equal(a.Sent) {
+				exchange.Attempt, exchange.ProbeLen, exchange.ProbeTOS = s.Attempt+1, s.Len, s.TOS
 				e.noteAcknowledgement(r, s, p.Time)
 			} else {
 				e.noteFate(s, Silent) // an earlier attempt, given up
@@ -263,6 +273,7 @@ func (e *Engine) hit(p *capture.Packet, r *run, a probe.Attempt) {
 	h := r.hop(a.TTL)
 	h.replies = append(h.replies, trace.Reply{
 		Addr: r.flow.Key.Dst.Addr(), RTT: p.Time.Sub(a.Sent), Kind: trace.TCPAck, ReplyTTL: int(e.ip.TTL),
+		Exchange: exchange,
 	})
 	h.sentAt = append(h.sentAt, a.Sent)
 	e.stats.Replies.Matched++

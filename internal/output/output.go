@@ -1,4 +1,5 @@
-// Package output writes records: as text for people, as NDJSON for programs.
+// Package output writes records: as text for people, as NDJSON for programs, and
+// traces in the shapes of two other tools (docs/decisions/0035-outputs.md).
 // Bytes that come from outside (names, processes) are escaped wherever a
 // terminal could obey them.
 package output
@@ -26,10 +27,26 @@ type Options struct {
 	Verbose bool
 	// Style sets headers in bold and silence in dim type: for terminals.
 	Style bool
+	// Version is this program's, for reference.
+	Version string
+	// Params are those of the run, for reference and scamper; ServiceParams those of
+	// services that have their own, by the name in records.
+	Params        Params
+	ServiceParams map[string]Params
+}
+
+// params are those with which a trace ran.
+func (o *Options) params(tr *trace.Trace) Params {
+	if tr.Service != nil {
+		if p, ok := o.ServiceParams[tr.Service.Name]; ok {
+			return p
+		}
+	}
+	return o.Params
 }
 
 // Formats are the names that New knows.
-var Formats = []string{"text", "json"}
+var Formats = []string{"text", "json", "reference", "scamper"}
 
 // New returns a writer of the named format.
 func New(format string, w io.Writer, opts Options) (Writer, error) {
@@ -38,12 +55,23 @@ func New(format string, w io.Writer, opts Options) (Writer, error) {
 		return &Text{w: w, verbose: opts.Verbose, style: opts.Style}, nil
 	case "json":
 		return &ndjson{json.NewEncoder(w)}, nil
+	case "reference":
+		return &reference{encoder(w), opts}, nil
+	case "scamper":
+		return &scamper{encoder(w), opts}, nil
 	}
 	return nil, fmt.Errorf("output: unknown format %q (one of %s)", format, strings.Join(Formats, ", "))
 }
 
 // ndjson writes one JSON object a line.
 type ndjson struct{ enc *json.Encoder }
+
+// encoder writes one JSON object a line, names as they are but for what JSON escapes.
+func encoder(w io.Writer) *json.Encoder {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc
+}
 
 // Write implements Writer.
 func (n *ndjson) Write(ev trace.Event) error { return n.enc.Encode(ev) }

@@ -34,6 +34,9 @@ func TestGolden(t *testing.T) {
 		"records.txt":    render(t, "text", Options{}),
 		"verbose.txt":    render(t, "text", Options{Verbose: true}),
 		"records.ndjson": render(t, "json", Options{}),
+
+		"reference.ndjson": render(t, "reference", Options{Version: "v1", Params: parameters}),
+		"scamper.ndjson":   render(t, "scamper", Options{Params: parameters}),
 	} {
 		name := "testdata/" + file
 		if *update {

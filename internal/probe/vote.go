@@ -44,8 +44,13 @@ type Reply struct {
 	MTU     uint32
 	Quote   wire.Quote // without Transport
 	MPLS    []wire.MPLSLabel
-	HasInfo bool   // RFC 5837 interface information
-	Serial  uint64 // in the evidence; 0: none is kept
+	HasInfo bool // RFC 5837 interface information
+	// Of the error itself, for records.
+	TOS        uint8
+	ID         uint16 // IPv4
+	Len        int
+	Type, Code uint8
+	Serial     uint64 // in the evidence; 0: none is kept
 }
 
 // Jury decides over quotes of one trace's flow that no probe explains exactly.

@@ -56,7 +56,7 @@ func newBareField(t testing.TB, n scenario.Network, cfg servicetraceroute.Config
 	f := &field{t: t, lab: labtest.Start(t, n)}
 	for _, node := range n.Nodes {
 		f.nat = f.nat || node.NAT != nil
-		if err := observe.Start(t.Context(), f.lab.Node(node.Name), observe.Config{}); err != nil {
+		if err := observe.Start(t.Context(), f.lab.Node(node.Name), observe.Config{MaxPackets: 1 << 20}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -71,7 +71,7 @@ func (s *Buckets) Answer(now time.Time, p *Sent, from netip.Addr) {
 	own := s.at(now, from)
 	if own != b {
 		if !known {
-			own.tokens = b.tokens // what b has spent of the burst, it has spent
+			own.tokens, own.charged = b.tokens, b.charged // what b has spent of the burst, it has spent
 		} else {
 			own.debit(now)
 		}

@@ -1,8 +1,8 @@
 package probe
 
 // loss is the share of probes that stay unanswered whatever the rate: those of
-// responders that do answer, sent within the burst and the rate that every Linux
-// router permits. What is missing beyond that share is missing because of a limit.
+// responders that do answer and showed no limit, sent within the burst and the rate that
+// every Linux router permits. What is missing beyond that share is missing because of a limit.
 type loss struct {
 	judged, missed float64 // both fade
 }

@@ -56,6 +56,14 @@ func (d *diary) after(at time.Time) (n int) {
 	return n
 }
 
+// forget empties what the test itself keeps of a long run.
+func (s *sim) forget() {
+	s.diary.mu.Lock()
+	s.diary.sent = nil
+	s.diary.mu.Unlock()
+	s.net.Forget()
+}
+
 func newSim(t *testing.T, n scenario.Network, opts simnet.Options, cfg servicetraceroute.Config) *sim {
 	t.Helper()
 	net, err := simnet.New(n, opts)

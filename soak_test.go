@@ -55,7 +55,7 @@ func TestSoak(t *testing.T) {
 		look := func() {
 			time.Sleep(15 * time.Minute) // beyond every lifetime: probes 3 s, flows 10 min
 			synctest.Wait()
-			s.net.Forget()
+			s.forget()
 			runtime.GC()
 			runtime.GC()
 			var m runtime.MemStats
@@ -70,7 +70,7 @@ func TestSoak(t *testing.T) {
 				look()
 			}
 			if n%100 == 0 {
-				s.net.Forget()
+				s.forget()
 			}
 		}
 	})

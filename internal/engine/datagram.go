@@ -23,6 +23,7 @@ const (
 	reflectFactor  = 3               // bytes of probes for each byte of the peer's
 	unansweredFor  = 5 * time.Second // until a flow that only sends is refused
 	udpFlowTimeout = 60 * time.Second
+	spokeWithin    = time.Second // of a flow that is said to exist
 	distanceLife   = 10 * time.Minute
 	maxDistances   = 4096
 )

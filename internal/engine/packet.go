@@ -139,11 +139,12 @@ func (e *Engine) consider(now time.Time, f *flow.Flow) {
 	e.begin(now, f, a)
 }
 
-// open reports whether the flow is one, and has not ended: both ends have spoken, or,
-// of UDP, only this one and for long.
+// open reports whether the flow is one, and has not ended: both ends have spoken, or, of
+// UDP, only this one and for long. Nothing tells the end of a UDP flow: one that is silent
+// counts again once it speaks.
 func open(now time.Time, f *flow.Flow) bool {
 	if f.Key.Proto == trace.UDP {
-		return f.UDP.Exchanges > 0 || mute(now, f)
+		return now.Sub(f.LastSeen) < spokeWithin && (f.UDP.Exchanges > 0 || mute(now, f))
 	}
 	return f.TCP.Established && !f.TCP.Closed
 }

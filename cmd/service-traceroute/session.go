@@ -330,7 +330,7 @@ func (s *session) tell() error {
 	case s.matched:
 		fmt.Fprintf(s.stderr, "service-traceroute: flows of %s were seen, none was traced\n", output.Escape(name))
 	default:
-		fmt.Fprintf(s.stderr, "service-traceroute: no TCP flow of %s was seen\n", output.Escape(name))
+		fmt.Fprintf(s.stderr, "service-traceroute: no flow of %s was seen\n", output.Escape(name))
 	}
 	left, removing := s.removeGroup()
 	if left > 0 {

@@ -32,7 +32,7 @@ type typed struct {
 var firstHour = []typed{
 	{command: "service-traceroute", want: `(?s)^service-traceroute shows the path.*\n  trace .*\n  run `},
 	{
-		command: "service-traceroute trace", status: 2, want: `^error: nothing selected.*--host.*--process.*\nhint: for example`,
+		command: "service-traceroute trace", status: 2, want: `^error: nothing selected.*--service.*--host.*--process.*\nhint: for example`,
 		mended: "It said that `--host` is missing, although a process selects as well.",
 	},
 	{
@@ -51,8 +51,8 @@ var firstHour = []typed{
 	},
 	{command: "service-traceroute run curl -sk -o /dev/null https://$S/bytes/1000", want: `chosen by run curl`},
 	{command: "service-traceroute run -- nosuchcommand", status: 127, want: `^error: nosuchcommand: command not found\nhint: `},
-	{command: "service-traceroute run -- sh -c 'exit 7'", status: 7, want: `^service-traceroute: no TCP flow of sh was seen\n$`},
-	{command: "service-traceroute run -- true", want: `^service-traceroute: no TCP flow of true was seen\n$`},
+	{command: "service-traceroute run -- sh -c 'exit 7'", status: 7, want: `^service-traceroute: no flow of sh was seen\n$`},
+	{command: "service-traceroute run -- true", want: `^service-traceroute: no flow of true was seen\n$`},
 	{command: "service-traceroute dial $S", status: 1, want: `error: TLS handshake.*\nhint: --insecure traces all the same`},
 	{command: "service-traceroute dial $S --insecure", want: `(?s)connected: .*TLS 1\.3, h2.*\[destination\]\nreached the destination`},
 	{
@@ -61,11 +61,22 @@ var firstHour = []typed{
 	},
 	{command: "service-traceroute dial $S:22", status: 1, want: `connection refused\nhint: the host answers, but nothing listens`},
 	{
-		command: "service-traceroute trace --host nosuch.example --duration 2s", status: 1, want: `^error: --host: resolve "nosuch\.example".*\nhint: give the address itself`,
+		command: "service-traceroute trace --host nosuch.example --duration 2s", status: 3,
+		want:   `^warning: a name does not resolve now: its flows are known only once they name it \(nosuch\.example: .*\nwatching for flows of nosuch\.example.*\nerror: the time is over and no flow matched\nhint: `,
 		mended: "It said that it watches before it had the name's addresses.",
 	},
 	{command: "service-traceroute trace --host 300.1.2.3", status: 2, want: `^error: --host: "300\.1\.2\.3" is neither an address, a prefix nor a name\nhint: `},
-	{command: "service-traceroute trace --host /abc/ --duration 1s", status: 2, want: `^error: --host: "/abc/": wildcards and expressions`},
+	{command: "service-traceroute trace --host '/(abc/'", status: 2, want: `^error: --host: name "/\(abc/": missing closing \).*\nhint: the syntax is RE2's`},
+	{
+		command: `service-traceroute trace --host '*.example.com' --duration 6s & sleep 1; curl -sk -o /dev/null --resolve www.example.com:443:$S "https://www.example.com/slow/20000?for=4s"; wait`,
+		want:    `(?s)chosen by sni \*\.example\.com \(www\.example\.com\).*reached the destination at TTL 4`,
+	},
+	{command: "service-traceroute trace --service netflx", status: 2, want: `^error: unknown service "netflx"\nhint: did you mean netflix\?`},
+	{command: "service-traceroute services show netflix | head -4", want: `name: netflix`},
+	{
+		command: `service-traceroute trace --service netflix --duration 6s & sleep 1; curl -sk -o /dev/null --resolve www.netflix.com:443:$S "https://www.netflix.com/slow/20000?for=4s"; wait`,
+		want:    `(?s)watching for flows of service netflix.*chosen by sni netflix \(www\.netflix\.com\).*reached the destination at TTL 4`,
+	},
 	{command: "service-traceroute trace --interface eth9 --host $S", status: 1, want: `^error: --interface: "eth9": no such interface\nhint: interfaces here: lo, eth0\n$`},
 	{command: "service-traceroute trace --host $S --duration 1s", status: 3, want: `error: the time is over and no flow matched\nhint: `},
 	{

@@ -204,7 +204,7 @@ func (f *field) runStatuses(t *testing.T) {
 		want int
 		says string
 	}{
-		{[]string{"true"}, 0, "no TCP flow of true was seen"},
+		{[]string{"true"}, 0, "no flow of true was seen"},
 		{[]string{"sh", "-c", "exit 42"}, 42, ""},
 		{[]string{"sh", "-c", "kill -9 $$"}, 137, ""},
 		{[]string{"sh", "-c", "kill -TERM $$"}, 143, ""},
@@ -307,7 +307,7 @@ func (f *field) runIgnored(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.status(t) // the shell's own, which Ctrl-C ended
-	p.stderr.await(t, "no TCP flow of sh was seen")
+	p.stderr.await(t, "no flow of sh was seen")
 	promptly(t, "trace in the background", func() time.Duration {
 		p := start(t, f.Node("client").Do, nil, "sh", "-c", `trap "" INT; exec "$0" trace --host 192.0.2.1`, f.bin)
 		p.stderr.await(t, "watching")

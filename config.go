@@ -106,6 +106,17 @@ type Params struct {
 	UDPProbe      UDPProbe        // which UDP flows are probed; 0: UDPAuto
 }
 
+// Per is what one trace stands for. The zero value is PerFlow.
+type Per = engine.Per
+
+// What one trace may stand for: each flow, all flows to one address, or those to one
+// address and port.
+const (
+	PerFlow        = engine.PerFlow
+	PerDestination = engine.PerDestination
+	PerPort        = engine.PerPort
+)
+
 // UDPProbe says which UDP flows are probed. Others that are selected are reported as
 // refused. The zero value is UDPAuto.
 type UDPProbe = probe.UDPProbe
@@ -164,6 +175,11 @@ type Selection struct {
 	// begins again with the same ports; 0 is 10 minutes, negative is once. Retrace traces a live flow
 	// again so long after its last trace; 0 is off.
 	Every, Retrace time.Duration
+	// Per says for what Every counts: for PerDestination and PerPort only one flow at a time
+	// is traced of those that share it. The zero value is PerFlow.
+	Per Per
+	// OnPayload lets no trace begin before its flow carries payload.
+	OnPayload bool
 	// StopNewAfter ends the start of new traces, and the watch when those in progress
 	// are done; 0 is never.
 	StopNewAfter time.Duration

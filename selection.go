@@ -206,13 +206,16 @@ func (s Selection) watch(ctx context.Context, cfg Config) (*engine.Watch, error)
 			return nil, fmt.Errorf("servicetraceroute: Selection.Directions: %v flows are not traced by this version: %w", d, errors.ErrUnsupported)
 		}
 	}
+	if _, err := s.Per.MarshalText(); err != nil {
+		return nil, errors.New("servicetraceroute: Selection.Per: unknown")
+	}
 	params, err := s.Params.or(cfg.Defaults).plan()
 	if err != nil {
 		return nil, fmt.Errorf("servicetraceroute: Selection.%w", err)
 	}
 	w := &engine.Watch{
 		Params: params, ServiceParams: map[string]probe.Params{},
-		Every: s.Every, Retrace: s.Retrace, StopNewAfter: s.StopNewAfter,
+		Every: s.Every, Retrace: s.Retrace, StopNewAfter: s.StopNewAfter, Per: s.Per, OnPayload: s.OnPayload,
 		Selector: service.Selector{
 			Protos: s.Protos, Interfaces: s.Interfaces, Directions: s.Directions,
 			IPv4Only: s.IPv4Only, IPv6Only: s.IPv6Only,

@@ -21,7 +21,7 @@ type traceFlags struct {
 	resultFlags
 	hosts, ports, protos, interfaces, directions []string
 	v4, v6, noProbe, noDNS                       bool
-	every                                        string
+	every, per, startOn                          string
 	duration, idle, stopNew, retrace             time.Duration
 }
 
@@ -48,13 +48,16 @@ func (f *traceFlags) declareShared(cmd *cobra.Command) {
 	fl.BoolVarP(&f.v6, "ipv6", "6", false, "only IPv6")
 	fl.BoolVar(&f.noDNS, "no-dns", false, "do not learn names from DNS answers on the wire")
 	fl.BoolVar(&f.noProbe, "no-probe", false, "only identify flows, send nothing")
-	fl.StringVar(&f.every, "every", "10m", "least time between two traces of one flow, or \"once\"")
+	fl.StringVar(&f.per, "per", "flow", "one trace for each `KEY`: flow, destination (address) or port (address and port)")
+	fl.StringVar(&f.every, "every", "10m", "least time between two traces of one key, or \"once\"")
+	fl.StringVar(&f.startOn, "start-on", "any", "begin a trace with `any` packet of its flow, or with payload")
 	fl.DurationVar(&f.retrace, "retrace", 0, "trace a live flow again after so long; 0: no")
 	fl.DurationVar(&f.stopNew, "stop-new-after", 0, "start no new trace after so long; 0: no limit")
 	f.probeFlags.declare(cmd)
 	f.resultFlags.declare(cmd)
 	for name, values := range map[string][]string{
 		"direction": {"out", "in"}, "proto": {"tcp", "udp"}, "interface": interfaceNames(), "every": {"once", "10m"},
+		"per": {"flow", "destination", "port"}, "start-on": {"any", "payload"},
 	} {
 		completeWith(cmd, name, values)
 	}
@@ -94,6 +97,9 @@ func (f *traceFlags) settings(stderr io.Writer) (cfg servicetraceroute.Config, s
 	if err := f.words(&sel); err != nil {
 		return cfg, sel, err
 	}
+	if err := f.policy(&sel); err != nil {
+		return cfg, sel, err
+	}
 	if err := f.times(&sel); err != nil {
 		return cfg, sel, err
 	}
@@ -126,6 +132,19 @@ func (f *traceFlags) words(sel *servicetraceroute.Selection) error {
 		}
 		sel.Protos = append(sel.Protos, p)
 	}
+	return nil
+}
+
+// policy reads when and for what there is a trace.
+func (f *traceFlags) policy(sel *servicetraceroute.Selection) error {
+	if err := sel.Per.UnmarshalText([]byte(f.per)); err != nil {
+		return usage(fmt.Errorf("--per: unknown %q", f.per), "one of flow, destination, port")
+	}
+	if f.startOn != "any" && f.startOn != "payload" {
+		return usage(fmt.Errorf("--start-on: unknown %q", f.startOn), "any or payload")
+	}
+	sel.OnPayload = f.startOn == "payload"
+	f.reported.PayloadOnly = sel.OnPayload
 	return nil
 }
 

@@ -28,6 +28,7 @@ How:    --algorithm packet-by-packet|hop-by-hop|concurrent|adaptive   --probes 3
         --first-ttl 1  --max-ttl 32 --timeout 2s --max-silent 5  --border PREFIX
         --no-probe (only say which match)  --exclude PREFIX (never probed)
 When:   --duration D --idle D --stop-new-after D  --retrace D  --every 10m|once
+        --per flow|destination|port   --start-on any|payload
 Rates:  --rate 1000 probes/s in all  --hop-rate 200 probes/s per router, at most
 Output: --output text|json|reference|scamper  -o FILE  --privacy  --pcap FILE
 Flags from a file: --config FILE.yaml    All, explained: trace --help-all
@@ -35,7 +36,6 @@ Flags from a file: --config FILE.yaml    All, explained: trace --help-all
 Examples:
   sudo service-traceroute trace --host '*.example.com' --pcap packets.pcapng
   service-traceroute trace --service netflix --duration 1m --output json
-  service-traceroute trace --host 2001:db8::7 --netns /proc/4242/ns/net
 
 Ctrl-C prints what was found. Exit: 0 done, 1 failed, 2 usage, 3 none matched.
 `

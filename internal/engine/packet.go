@@ -133,6 +133,9 @@ func (e *Engine) consider(now time.Time, f *flow.Flow) {
 	if e.paused || e.cfg.NoProbe || !e.ready(now, f, a) {
 		return
 	}
+	if w.OnPayload && f.BytesIn+f.BytesOut == 0 || a.finished == 0 && !w.free(now, f) {
+		return
+	}
 	if len(e.runs) >= maxRuns {
 		return // counted as live flows without a trace; the next packet asks again
 	}

@@ -42,6 +42,7 @@ func (e *Engine) finish(now time.Time, r *run, stop trace.Stop) {
 	r.at.ended = now
 	r.at.finished++
 	r.watch.running--
+	r.turn.vacate(now)
 	if r.watch.Retrace > 0 {
 		r.watch.retraceAt = earliest(r.watch.retraceAt, now.Add(r.watch.Retrace))
 	}

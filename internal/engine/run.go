@@ -55,7 +55,8 @@ type run struct {
 	retransAt   time.Time
 	lastReachAt time.Time // in this trace
 	near        *near
-	crossed     bool // the flow carried data while an attempt was open
+	turn        *keyed // what the trace stands for, if not its flow alone
+	crossed     bool   // the flow carried data while an attempt was open
 	impact      trace.Impact
 
 	fence       int // of a UDP flow: the highest TTL that may be probed
@@ -108,6 +109,7 @@ func (e *Engine) begin(now time.Time, f *flow.Flow, a *attachment) {
 	}
 	a.run = r
 	a.watch.running++
+	r.turn = a.watch.occupy(now, f)
 	a.watch.begun = true
 	e.stats.Traces.Started++
 	heap.Push(&e.runs, r)

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"net/netip"
 	"time"
 
 	"servicetraceroute/internal/flow"
@@ -18,6 +19,9 @@ type Watch struct {
 	Retrace      time.Duration // 0: off
 	StopNewAfter time.Duration // 0: never
 	Single       bool          // only the first flow that it selects
+	Per          Per           // what Every counts for
+	// OnPayload: a trace begins no sooner than the flow carries payload.
+	OnPayload bool
 	// ServiceParams are, by the name of the service, what takes the place of Params.
 	ServiceParams map[string]probe.Params
 
@@ -27,6 +31,7 @@ type Watch struct {
 	matched   uint64
 	running   int
 	retraceAt time.Time
+	keys      map[netip.AddrPort]*keyed // by destination, unless Per is PerFlow
 }
 
 // Matched is the number of flows that the watch selected so far.
@@ -119,6 +124,10 @@ func (e *Engine) closedBefore(now time.Time, f *flow.Flow) {
 func (e *Engine) Replace(now time.Time, w *Watch, by Watch) {
 	w.Selector, w.Params, w.ServiceParams = by.Selector, by.Params, by.ServiceParams
 	w.Every, w.Retrace, w.StopNewAfter = by.Every, by.Retrace, by.StopNewAfter
+	if w.Per != by.Per {
+		w.Per, w.keys = by.Per, nil
+	}
+	w.OnPayload = by.OnPayload
 	w.started, w.lastSeen, w.retraceAt = now, now, time.Time{}
 	e.epoch++
 	for f := range e.table.Each {

@@ -213,6 +213,15 @@ func certified(t testing.TB) *tls.Config {
 // TCP and QUIC, those of the selected ones are found and no others; those that nothing
 // tells apart are said to be ambiguous. With DNS hidden the first words alone do it.
 func TestServices(t *testing.T) {
+	rounds := 1
+	if full() {
+		rounds = 6
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "# Many services at one address\n\nTen services share one address of each family; five are selected by name. %d flows at once: HTTPS and HTTP of a Go client that asks a DNS "+
+		"server, QUIC of quic-go, and, a fifth, TCP connections whose client says nothing that names anybody. Right is: the selected service by name, nothing for the others, and `ambiguous` where nothing "+
+		"tells (with DNS hidden: nothing).\n\n| DNS | protocol | selected | right | missed | wrong |\n|---|---|---|---|---|---|\n", rounds*50)
+	defer func() { evidence(t, "services", text.String()) }()
 	for _, hidden := range []bool{false, true} {
 		t.Run(fmt.Sprintf("DNS hidden=%v", hidden), func(t *testing.T) {
 			c := newCity(t, 10)
@@ -226,31 +235,29 @@ func TestServices(t *testing.T) {
 				c.tracer = c.open(servicetraceroute.Config{NoDNS: true})
 			}
 			stop := collect(t, c.tracer, servicetraceroute.Selection{Services: wanted})
-			rounds := 1
-			if full() {
-				rounds = 5
-			}
+			var wg sync.WaitGroup
 			for range rounds {
-				var wg sync.WaitGroup
 				for i, name := range c.services {
 					wg.Go(func() { c.browse(name, i%3 == 0) })
 					wg.Go(func() { c.talkQUIC(name, i%2 == 0) })
 					wg.Go(func() { c.talkQUIC(name, i%2 == 1) })
 					wg.Go(func() { c.mutter(name, i%2 == 0) })
 				}
-				wg.Wait()
 			}
+			wg.Wait()
 			all := stop()
-			c.compare(all, selected, hidden)
+			text.WriteString(c.compare(all, selected, hidden))
 			c.judge(c.field.truth(), all.traces)
 		})
 	}
 }
 
-// compare holds the flow records against what the flows belonged to.
-func (c *city) compare(all found, selected map[string]bool, hidden bool) {
+// compare holds the flow records against what the flows belonged to, and returns a table's
+// rows.
+func (c *city) compare(all found, selected map[string]bool, hidden bool) (rows string) {
 	c.t.Helper()
-	confusion := map[string]int{} // "service: what was said"
+	type row struct{ right, missed, wrong int }
+	confusion := map[string]*row{}
 	said := map[trace.FlowKey]string{}
 	for _, f := range all.flows {
 		switch {
@@ -272,18 +279,29 @@ func (c *city) compare(all found, selected map[string]bool, hidden bool) {
 		if strings.HasPrefix(service, "?") && !hidden {
 			want = "ambiguous"
 		}
-		kind := "right"
+		kind := "no"
+		switch {
+		case selected[service]:
+			kind = "yes"
+		case strings.HasPrefix(service, "?"):
+			kind = "nothing tells"
+		}
+		dns := map[bool]string{false: "seen", true: "hidden"}[hidden]
+		at := fmt.Sprintf("| %s | %v | %s |", dns, key.Proto, kind)
+		if confusion[at] == nil {
+			confusion[at] = &row{}
+		}
 		switch {
 		case verdict == want:
+			confusion[at].right++
 		case verdict == "" && want != "":
-			kind = "missed"
+			confusion[at].missed++
 			lost++
 			c.t.Logf("missed %v of %s", key, service)
 		default:
-			kind = "wrong"
+			confusion[at].wrong++
 			c.t.Errorf("%v belongs to %q, was taken for %q", key, service, verdict)
 		}
-		confusion[fmt.Sprintf("%v, %s", key.Proto, kind)]++
 	}
 	for key, verdict := range said {
 		if key.Dst.Port() != 53 {
@@ -291,10 +309,12 @@ func (c *city) compare(all found, selected map[string]bool, hidden bool) {
 		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(confusion)) {
-		c.t.Logf("%s: %d", k, confusion[k])
+		rows += fmt.Sprintf("%s %d | %d | %d |\n", k, confusion[k].right, confusion[k].missed, confusion[k].wrong)
 	}
+	c.t.Logf("\n%s", rows)
 	if sure == 0 || lost*100 > sure {
 		c.t.Errorf("%d of %d flows were missed", lost, sure)
 	}
 	c.t.Logf("%d names by DNS, %d by TLS and HTTP, %d by QUIC; stops: %v", all.stats.Services.DNS, all.stats.Services.SNI, all.stats.Services.QUIC, all.stats.Traces.ByStop)
+	return rows
 }

@@ -21,8 +21,9 @@ const (
 	badShare      = 0.70
 	forbidFor     = 60 * time.Second
 	missedNearby  = time.Second
-	linuxRate4    = 1.0 // net.ipv4.icmp_ratelimit
-	linuxRate6    = 9.0 // net.ipv6.icmp.ratelimit, and a little room
+	linuxRate4    = 0.95 // net.ipv4.icmp_ratelimit is 1 a second; and a little room, see spend
+	linuxRate6    = 9.0  // net.ipv6.icmp.ratelimit, the same
+	ticks         = 0.02 // of a second, and more than a tick is long
 	maxBuckets    = 16384
 	maxTTLAddress = 64 // responders remembered per (interface, next hop, TTL)
 )
@@ -53,7 +54,8 @@ type Bucket struct {
 
 	ipv6    bool
 	loss    *loss // shared by all; nil: none is known
-	charged int   // probes so far
+	saved   float64
+	savedAt time.Time
 	recent  recent
 	changed time.Time // when the rate became what it is
 
@@ -102,7 +104,7 @@ func (w *waiting) Pop() any {
 
 func newBucket(now time.Time, ceiling float64) *Bucket {
 	return &Bucket{
-		tokens: bucketBurst, rate: min(bucketRate, ceiling), filled: now, ceiling: ceiling,
+		tokens: bucketBurst, rate: min(bucketRate, ceiling), filled: now, ceiling: ceiling, saved: bucketBurst, savedAt: now,
 		now: window{start: now}, before: window{judged: true}, used: now, changed: now,
 	}
 }
@@ -224,6 +226,21 @@ func (b *Bucket) debit(now time.Time) {
 	b.fill(now)
 	b.tokens = max(b.tokens-1, -bucketBurst)
 	b.used = now
+	b.spend(now)
+}
+
+// spend tells that a probe was sent, and reports whether every Linux router, if it has
+// the lowest limit, has an answer left for it: then only loss can keep that away. Such a
+// router saves one answer a second, up to six; what it had left when it showed its limit
+// nobody knows. It counts in clock ticks: whoever comes once a second is now and then one
+// too early. So a responder that showed a limit is asked a little less often.
+func (b *Bucket) spend(now time.Time) bool {
+	if d := now.Sub(b.savedAt); d > 0 {
+		b.saved, b.savedAt = min(bucketBurst, b.saved+d.Seconds()*bucketRate), now
+	}
+	certain := b.saved >= 1+ticks
+	b.saved = max(b.saved-1, 0) // also where it had one that it need not have had
+	return certain
 }
 
 // roll ends the present second when it is over, and judges the one before when
@@ -258,7 +275,7 @@ func (b *Bucket) judge(now time.Time, w *window) {
 }
 
 func (b *Bucket) raise(now time.Time) {
-	next := min(b.rate*2, b.ceiling)
+	next := min(max(b.rate, bucketRate)*2, b.ceiling)
 	share := b.loss.share()
 	if share > b.lossThen+lossTold {
 		b.failed = 0 // it was loss, as is known by now
@@ -285,11 +302,12 @@ func (b *Bucket) likely() float64 {
 }
 
 func (b *Bucket) lower(now time.Time, to float64) {
-	if least := min(bucketRate, b.ceiling); b.rate > least {
+	if least := min(linuxRate4, b.ceiling); b.rate > least {
 		b.failed, b.failedAt, b.lossThen = b.rate, now, b.loss.share()
 		b.rate = max(to, least)
 	}
 	b.changed = now
+	b.saved, b.savedAt = 0, now // perhaps
 	b.tokens = min(b.tokens, 1)
 	b.now.judged, b.before.judged = true, true // those seconds tell of the old rate
 }

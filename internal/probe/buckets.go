@@ -71,7 +71,7 @@ func (s *Buckets) Answer(now time.Time, p *Sent, from netip.Addr) {
 	own := s.at(now, from)
 	if own != b {
 		if !known {
-			own.tokens, own.charged = b.tokens, b.charged // what b has spent of the burst, it has spent
+			own.tokens, own.saved, own.savedAt = b.tokens, b.saved, b.savedAt // what b has spent of the burst, it has spent
 		} else {
 			own.debit(now)
 		}
@@ -88,7 +88,7 @@ func (s *Buckets) Answer(now time.Time, p *Sent, from netip.Addr) {
 	case len(at.addrs) == 2 && b != at:
 		// From here on the place is charged: it begins where its one responder was.
 		at.rate, at.failed, at.failedAt = max(at.rate, b.rate), b.failed, b.failedAt
-		at.tokens = min(at.tokens, b.tokens)
+		at.tokens, at.saved = min(at.tokens, b.tokens), min(at.saved, b.saved)
 	}
 }
 

@@ -40,7 +40,8 @@ func (t *timeline) Pop() any {
 
 func (c *crowd) later(d time.Duration, f func()) { heap.Push(&c.events, occurrence{c.now.Add(d), f}) }
 
-// limiter is a router's: a burst of six, and one more each interval.
+// limiter is a router's: a burst of six, and one more each interval, by its clock of
+// 250 ticks a second.
 type limiter struct {
 	every  time.Duration
 	tokens float64
@@ -49,6 +50,7 @@ type limiter struct {
 }
 
 func (l *limiter) allows(now time.Time) bool {
+	now = now.Truncate(4 * time.Millisecond)
 	l.tokens = min(6, l.tokens+now.Sub(l.at).Seconds()/l.every.Seconds())
 	l.at = now
 	if l.tokens < 1 {

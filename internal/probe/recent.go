@@ -29,10 +29,7 @@ type recent struct {
 
 // Sent tells which probe used the allowance that was taken.
 func (b *Bucket) Sent(s *Sent) {
-	b.charged++
-	// Not where a limit was met: its router may have nothing saved up, and what comes a
-	// little too early for it is no loss.
-	s.within = b.failed == 0 && (b.charged <= bucketBurst || b.rate <= bucketRate)
+	s.within = b.spend(s.At)
 	r := &b.recent
 	r.sent[r.next] = s
 	r.next = (r.next + 1) % recentProbes

@@ -1,31 +1,46 @@
 #!/usr/bin/env bash
-# Breaks each rule of probing and matching in a copy of the tree (mutate/*.patch) and expects the test that
-# the patch names to fail. scripts/mutate.sh [NAME…] runs only those.
+# Breaks each rule of probing, matching, selecting and decoding in a copy of the tree (mutate/*.patch) and expects the
+# test that the patch names to fail. scripts/mutate.sh [NAME…] runs only those; as many at once as there are processors.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-export GIT_CEILING_DIRECTORIES=${dir%/*} # git apply works on the copy, whatever lies above it
-git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$dir" 2>/dev/null || true
-survived=0 killed=0
-for patch in mutate/*.patch; do
-  name=$(basename "$patch" .patch)
-  if [ $# -gt 0 ] && [[ " $* " != *" $name "* ]]; then continue; fi
+export dir GIT_CEILING_DIRECTORIES=$dir # git apply works on the copies, whatever lies above them
+
+# mutation NAME runs one mutation in the copy that is free, and says what became of it.
+mutation() {
+  local name=$1 patch pkg test out copy verdict=killed
+  patch=$PWD/mutate/$name.patch
+  until copy=$(ls "$dir"/free | head -1) && [ -n "$copy" ] && mv "$dir/free/$copy" "$dir/busy/" 2>/dev/null; do sleep 0.1; done
   read -r _ _ pkg test < <(grep -m1 '^must fail:' "$patch")
-  if ! (cd "$dir" && git apply) <"$patch"; then
+  cd "$dir/busy/$copy"
+  if ! git apply <"$patch"; then
     echo "mutate: $name does not apply any more"
-    exit 1
+    return 1
   fi
-  if out=$(cd "$dir" && go test -count=1 -run "^$test\$" "$pkg" 2>&1); then
+  if out=$(go test -count=1 -run "^$test\$" "$pkg" 2>&1); then
     echo "SURVIVED $name: $test passes"
-    survived=$((survived + 1))
+    verdict=survived
   elif ! grep -q -- "--- FAIL: $test" <<<"$out" && ! grep -q 'panic' <<<"$out"; then
     echo "mutate: $name does not build:"; echo "$out"
-    exit 1
-  else
-    killed=$((killed + 1))
+    return 1
   fi
-  (cd "$dir" && git apply -R) <"$patch"
+  git apply -R <"$patch"
+  cd - >/dev/null
+  mv "$dir/busy/$copy" "$dir/free/"
+  touch "$dir/$verdict/$name"
+}
+export -f mutation
+
+mkdir "$dir"/free "$dir"/busy "$dir"/killed "$dir"/survived
+for copy in $(seq "$(nproc)"); do
+  mkdir "$dir/free/$copy"
+  git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$dir/free/$copy" 2>/dev/null || true
 done
+for patch in mutate/*.patch; do
+  name=$(basename "$patch" .patch)
+  if [ $# -eq 0 ] || [[ " $* " == *" $name "* ]]; then echo "$name"; fi
+done | xargs -P "$(nproc)" -I NAME bash -c 'set -e; mutation NAME || exit 255'
+survived=$(ls "$dir/survived" | wc -l) killed=$(ls "$dir/killed" | wc -l)
 echo "$killed mutations noticed, $survived survived"
 [ "$survived" -eq 0 ] && [ "$killed" -gt 0 ]

@@ -156,11 +156,18 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// raced: with the race detector, which makes conversions allocate.
+var raced bool
+
 func TestMatchDoesNotAllocate(t *testing.T) {
+	most := 0.0
+	if raced {
+		most = 2
+	}
 	s := mustNew(t, "example.com", "*.example.org", `/^cdn[0-9]+\./`, "/(x+x+)+y/")
 	for _, name := range []string{"www.example.com", "www.microsoft.com", "WWW.Example.NET.", strings.Repeat("x.", 120) + "z", "cdn17.net"} {
 		s.Match(name)
-		if n := testing.AllocsPerRun(100, func() { s.Match(name) }); n != 0 {
+		if n := testing.AllocsPerRun(100, func() { s.Match(name) }); n > most {
 			t.Errorf("%q: %v allocations", name, n)
 		}
 	}

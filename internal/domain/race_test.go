@@ -1,0 +1,5 @@
+//go:build race
+
+package domain
+
+func init() { raced = true }

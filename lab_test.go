@@ -36,6 +36,7 @@ type field struct {
 	tracer *servicetraceroute.Tracer
 	server peer.Server
 	nat    bool
+	lossy  bool   // the observers may miss some: what they miss can only make a true hop look false
 	hidden uint32 // what a box behind the client adds to its sequence numbers
 }
 
@@ -170,7 +171,7 @@ func (f *field) truth() *observe.Truth {
 	// The observers' logs are joined by sequence numbers.
 	logs["client"] = unhide(logs["client"], f.hidden)
 	truth := observe.NewTruth(logs, f.nat)
-	if d := truth.Dropped(); d != (observe.Dropped{}) {
+	if d := truth.Dropped(); d != (observe.Dropped{}) && !f.lossy {
 		f.t.Fatalf("the observers missed something: %+v", d)
 	}
 	return truth

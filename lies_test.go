@@ -199,6 +199,7 @@ func lieTo(t *testing.T, kind lieKind, life time.Duration, text *strings.Builder
 		n.Nodes[2].Silent = true // its probes stay outstanding for as long as they can
 	}
 	f := newField(t, n, servicetraceroute.Config{})
+	f.lossy = kind.hurts // a flood that looks like the flow's own packets
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)

@@ -146,9 +146,19 @@ func (e *Engine) Step(now time.Time, packets []capture.Packet) *Actions {
 	e.table.Expire(now)
 	e.names.Expire(now)
 	e.advance(now)
+	e.unheard(heardUntil(now, packets))
 	e.release(now)
 	e.actions.Wake = e.wake(now)
 	return &e.actions
+}
+
+// heardUntil is the time up to which everything that was captured was taken in: behind a
+// flood of packets others may wait.
+func heardUntil(now time.Time, packets []capture.Packet) time.Time {
+	if n := len(packets); n > 0 && packets[n-1].Time.Before(now) {
+		return packets[n-1].Time
+	}
+	return now
 }
 
 // Dropped tells that the capture lost packets: what is known of flows may be old.
@@ -185,7 +195,6 @@ func (e *Engine) advance(now time.Time) {
 		e.work(now, r)
 	}
 	e.claims(now)
-	e.unheard(now)
 	for _, w := range e.watches {
 		e.retraceDue(now, w)
 	}

@@ -29,6 +29,15 @@ func TestMain(m *testing.M) {
 // full reports whether the big runs of "make check-full" are wanted.
 func full() bool { return os.Getenv("SERVICE_TRACEROUTE_FULL") != "" }
 
+// long skips a test of a minute or so unless everything is wanted, as in CI: all of them
+// together take longer than "go test" lets a package.
+func long(t *testing.T) {
+	t.Helper()
+	if os.Getenv(labtest.EnvNoSkip) == "" && !full() {
+		t.Skip("takes long: " + labtest.EnvNoSkip + "=1 go test -timeout 20m runs it")
+	}
+}
+
 // field is a lab with an observer at every node and a tracer at its client.
 type field struct {
 	t      testing.TB

@@ -145,6 +145,7 @@ func knownAck(d *deceiver, b []byte) []byte {
 
 // TestLies floods a host that traces its flows with each kind of lie.
 func TestLies(t *testing.T) {
+	long(t)
 	life := 2 * time.Second
 	if full() {
 		life = time.Minute

@@ -253,6 +253,7 @@ func (m *timing) missing() (n int) {
 
 // TestSpeed measures how soon a trace knows its path.
 func TestSpeed(t *testing.T) {
+	long(t)
 	var mu sync.Mutex
 	var all []timing
 	var labs sync.WaitGroup

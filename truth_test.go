@@ -38,6 +38,7 @@ func (f *field) crowd(flows int, stagger time.Duration, life time.Duration) []pe
 // TestTruth traces many flows at once across load balancers and a firewall. All
 // that is shown must be in the observers' logs.
 func TestTruth(t *testing.T) {
+	long(t)
 	flows, stagger, life := 60, 100*time.Millisecond, 10*time.Second
 	if full() {
 		flows = 500
@@ -81,6 +82,7 @@ func TestTruth(t *testing.T) {
 // observers' logs these limits cost few probes, and each flow's first probe of a TTL
 // goes before any flow's second; what was not sent is deferred, nothing is called loss.
 func TestCrowd(t *testing.T) {
+	long(t)
 	const flows, life = 200, 30 * time.Second
 	f := newField(t, ladder(2, scenario.ICMPLimit{KernelDefaults: true}), servicetraceroute.Config{})
 	stop := f.watch(servicetraceroute.Selection{})

@@ -133,6 +133,7 @@ func (l *liar) duplicate(f *flow.Flow, n int) wire.TCPSegment {
 // TestWrongProbesShow sends what a probe must never be: each time the counter
 // moves by which the tests of harm would notice.
 func TestWrongProbesShow(t *testing.T) {
+	long(t)
 	b := newBench(t, "wrong", 0.01)
 	l := newLiar(t, b.lab.Node("client"))
 	const client, server = 0, 1

@@ -142,7 +142,7 @@ func TestDeadline(t *testing.T) {
 	}
 	past := time.Unix(1, 0)
 	if err := f.SetReadDeadline(past); err != nil {
-		t.Skipf("pipes have no deadlines here: %v", err)
+		t.Fatalf("pipes have no deadlines here: %v", err)
 	}
 	if _, err := f.ReadBatch(); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("%v", err)

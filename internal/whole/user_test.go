@@ -88,7 +88,7 @@ func othersExist(t *testing.T) {
 	}
 	var inside, outside, count uint64
 	if _, err := fmt.Sscan(string(ids), &inside, &outside, &count); err == nil && count <= 1 {
-		t.Skip("needs other users, and this user namespace has none")
+		nstest.Skip(t, "needs other users, and this user namespace has none")
 	}
 }
 

@@ -29,7 +29,7 @@ type slot struct {
 	queued               bool
 	lastSent             time.Time
 	firstSeen, seen      time.Time // when the first and the newest answered probe left
-	checks               int       // probes sent only to see whether the path is still the same
+	checks               int       // probes in a row that only asked whether the path is still the same, unanswered
 	checking             bool      // one of them is outstanding
 	unsure               bool      // the check got no answer
 	mustSee              time.Time // an answer to a probe that left about then or later is needed
@@ -132,7 +132,7 @@ func (p *Plan) SentReaching(ttl int, now time.Time) {
 func (p *Plan) Answered(ttl int, sent time.Time) {
 	s := p.slot(ttl)
 	s.answered++
-	s.checking = false
+	s.checks, s.checking = 0, false
 	if s.firstSeen.IsZero() {
 		s.firstSeen = sent
 	}

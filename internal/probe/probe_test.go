@@ -157,6 +157,31 @@ func TestHopsSeenApartAreAskedAgain(t *testing.T) {
 	}
 }
 
+// A destination that proves farther step by step: each step is a discovery, and
+// each makes what was seen before it old. Checks that are answered are not used up.
+func TestEachDiscoveryIsChecked(t *testing.T) {
+	p := NewPlan(Defaults(), start, 2, 0)
+	for ttl, now := 1, start; ttl <= 6; ttl, now = ttl+1, now.Add(600*time.Millisecond) {
+		p.SetBoundary(ttl + 1)
+		p.SentReaching(ttl, now)
+		p.Answered(ttl, now)
+		for range 100 {
+			below, _, ok := p.Next()
+			if !ok {
+				break
+			}
+			p.Sent(below, now)
+			p.Answered(below, now)
+		}
+		if !p.Finished() || !p.Complete(ttl) {
+			t.Fatalf("the path to TTL %d: finished %v, complete %v", ttl, p.Finished(), p.Complete(ttl))
+		}
+	}
+	if sent := p.Attempt(1); sent != 6 {
+		t.Errorf("TTL 1 was asked %d times for 5 discoveries above it", sent)
+	}
+}
+
 // search plays a destination at a true distance; answered says whether an attempt
 // that reaches it is recognised.
 func search(r *Reach, distance int, quiet bool, answered func(n int) bool) (ttl int, attempts []int, ok bool) {

@@ -97,8 +97,9 @@ func TestLostThirdACK(t *testing.T) {
 	if err := server.Sysctl(t.Context(), "net.ipv4.tcp_syncookies", "2"); err != nil {
 		t.Fatal(err)
 	}
-	// connect is silent for as long as during takes, and then wants an echo.
-	connect := func(ipv6 bool, during func()) error {
+	// connect is silent for as long as during takes, then wants an echo, and stays for
+	// as long as after takes.
+	connect := func(ipv6 bool, during, after func()) error {
 		if err := loseOne(b.lab.Node("r1"), 4444); err != nil {
 			t.Fatal(err)
 		}
@@ -117,7 +118,7 @@ func TestLostThirdACK(t *testing.T) {
 		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
 		if _, err = c.Write([]byte("ping")); err == nil {
 			_, err = io.ReadFull(c, make([]byte, 4))
-			time.Sleep(2 * time.Second)
+			after()
 		}
 		return err
 	}
@@ -127,7 +128,13 @@ func TestLostThirdACK(t *testing.T) {
 			f := &field{t: t, lab: b.lab}
 			f.tracer = f.open(servicetraceroute.Config{})
 			stop := f.watch(servicetraceroute.Selection{})
-			if err := connect(ipv6, func() { time.Sleep(3500 * time.Millisecond) }); err != nil {
+			silent := func() { time.Sleep(3500 * time.Millisecond) }
+			traced := func() {
+				for end := time.Now().Add(15 * time.Second); f.tracer.Stats().Traces.Done == 0 && time.Now().Before(end); {
+					time.Sleep(50 * time.Millisecond)
+				}
+			}
+			if err := connect(ipv6, silent, traced); err != nil {
 				t.Errorf("with our probes: %v", err)
 			}
 			all := stop()
@@ -150,7 +157,7 @@ func TestLostThirdACK(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			l.run(ctx, lie{every: 300 * time.Millisecond, burst: 1, make: l.honest})
-		})
+		}, func() {})
 		if t.Log(l.sent.Load(), err); err == nil {
 			t.Error("it did no harm: this test cannot fail")
 		}

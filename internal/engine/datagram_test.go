@@ -67,8 +67,16 @@ func (r udpRig) quic() {
 }
 
 func (r udpRig) hears(yes bool) {
+	what := HearsNothing
+	if yes {
+		what = HearsErrors
+	}
+	r.hearsWhat(what)
+}
+
+func (r udpRig) hearsWhat(what Hearing) {
 	for _, q := range r.e.Hearings() {
-		r.e.Hears(r.now, q.Key, yes)
+		r.e.Hears(r.now, q.Key, what)
 	}
 	r.step(nil)
 }

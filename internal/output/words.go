@@ -150,6 +150,10 @@ func stats(b *bytes.Buffer, s *trace.Stats) {
 		b.Truncate(b.Len() - 1)
 		fmt.Fprintf(b, "; %d probes could not be sent\n", n)
 	}
+	if n := s.Replies.Withheld; n > 0 {
+		b.Truncate(b.Len() - 1)
+		fmt.Fprintf(b, "; %d replies withheld from applications\n", n)
+	}
 	if o := s.Owners; o != nil {
 		b.Truncate(b.Len() - 1)
 		fmt.Fprintf(b, "; owners %d asked %d found %d unknown %d dropped\n", o.Asked, o.Found, o.Unknown, o.Dropped)

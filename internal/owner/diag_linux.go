@@ -112,12 +112,15 @@ func (s *Sockets) Handshake(key trace.FlowKey, ifindex int) (Handshake, error) {
 }
 
 // HearsErrors reports whether a local socket is told of every ICMP error about its flow
-// (IP_RECVERR, IPV6_RECVERR), as far as is known: with an error it is true.
+// (IP_RECVERR, IPV6_RECVERR), as far as is known: with an error it is true. One behind
+// this host, of a flow that the host translates, counts as one that is.
 func (s *Sockets) HearsErrors(key trace.FlowKey, ifindex int) (bool, error) {
 	a, err := s.diag.ask(key, ifindex, 0)
 	if errors.Is(err, errGone) {
 		if socket, ok := s.nat.inside(key); ok {
-			a, err = s.diag.ask(socket, ifindex, 0)
+			if a, err = s.diag.ask(socket, ifindex, 0); errors.Is(err, errGone) {
+				return true, nil
+			}
 		}
 	}
 	if err == nil && !a.hasSockOpt {

@@ -9,6 +9,10 @@ import (
 	"servicetraceroute/internal/firewall"
 )
 
+// WarnErrorsHeard begins what the Logger is told when the first UDP flow is refused because
+// ICMP errors about its probes might be heard of and cannot be dropped.
+const WarnErrorsHeard = "UDP flows whose sockets hear of ICMP errors, or over IPv6 may, are refused"
+
 // linger is how long the newest answers may be under way when a Tracer is closed:
 // without the rule, an application would hear of them.
 const linger = time.Second
@@ -43,8 +47,7 @@ func (r *dropRule) ready() bool {
 	}
 	if r.err != nil && !r.told {
 		r.told = true
-		r.log.Warn("UDP flows whose sockets hear of ICMP errors are refused: to drop those about probes takes CAP_NET_ADMIN and nf_tables",
-			"err", r.err)
+		r.log.Warn(WarnErrorsHeard+": to drop those about probes takes CAP_NET_ADMIN and nf_tables", "err", r.err)
 	}
 	return r.err == nil
 }

@@ -55,11 +55,12 @@ type Tracer struct {
 // dropped as soon as it returned, except those that Config.Processes names. The caller
 // must Close it.
 //
-// A UDP flow whose socket hears of ICMP errors (IP_RECVERR) is probed only where those about
-// probes can be dropped first. For such flows a Tracer with CAP_NET_ADMIN puts a rule of
-// its own into the network namespace's nf_tables when the first one appears. The rule is
-// gone after Close, and when the process dies. Without the capability, also when it is dropped
-// later, these flows are refused (trace.ReasonRecvErr), and the Logger is told once.
+// A UDP flow whose socket hears of ICMP errors (IP_RECVERR), or over IPv6 may (the kernel
+// does not tell), is probed only where those about probes can be dropped first. For such flows
+// a Tracer with CAP_NET_ADMIN puts a rule of its own into the network namespace's nf_tables
+// when the first one appears. The rule is gone after Close, and when the process dies. Without
+// the capability, also when it is dropped later, these flows are refused
+// (trace.ReasonRecvErr), and the Logger is told once.
 //
 // Errors match os.ErrPermission when the process may not open packet sockets and
 // errors.ErrUnsupported where this system cannot capture.

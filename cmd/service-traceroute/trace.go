@@ -95,7 +95,7 @@ func (f *traceFlags) run(ctx context.Context, stdout, stderr io.Writer) (err err
 	if f.any() { // to see which process has a socket open
 		keep = append(translations(), privilege.SysPtrace, privilege.DACReadSearch)
 	}
-	keep = append(keep, f.needs()...)
+	keep = append(append(keep, f.needs()...), f.dropping()...)
 	if err := privilege.Drop(keep...); err != nil {
 		return failed(err, "")
 	}

@@ -314,6 +314,55 @@ func TestUDPRecvErrRuleFull(t *testing.T) {
 	}
 }
 
+// Answers that are under way when a tracer is closed do not reach the application either.
+func TestUDPRecvErrClose(t *testing.T) {
+	n := scenario.Network{Name: "far", Nodes: []scenario.Node{
+		{Name: "client", Kind: scenario.Host}, {Name: "r1", Kind: scenario.Router}, {Name: "r2", Kind: scenario.Router},
+		{Name: "r3", Kind: scenario.Router}, {Name: "server", Kind: scenario.Host},
+	}}
+	for i := range len(n.Nodes) - 1 {
+		n.Links = append(n.Links, scenario.Link{A: n.Nodes[i].Name, B: n.Nodes[i+1].Name})
+	}
+	n.Links[0].Delay = 100 * time.Millisecond
+	f := newUDPField(t, n)
+	server := net.UDPAddrFromAddrPort(netip.AddrPortFrom(f.lab.Node("server").Addr(false), 4433))
+	var conn *net.UDPConn
+	if err := f.lab.Node("client").Do(func() (err error) { conn, err = net.DialUDP("udp", nil, server); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	hearing(t, conn, false)
+	traced := make(chan struct{})
+	go func() {
+		defer close(traced)
+		if _, err := f.tracer.TraceConn(t.Context(), conn); err != nil {
+			t.Error(err)
+		}
+	}()
+	exchange := func() {
+		b := make([]byte, 100)
+		_, sent := conn.Write(b)
+		_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := conn.Read(b); err != nil || sent != nil {
+			t.Errorf("the application got %v, %v", sent, err)
+		}
+	}
+	for sent := uint64(0); sent == 0; sent = f.tracer.Stats().Probes.Sent {
+		exchange()
+		time.Sleep(20 * time.Millisecond) // a probe follows an answer at once
+	}
+	if err := f.tracer.Close(); err != nil {
+		t.Error(err)
+	}
+	<-traced
+	for range 3 {
+		exchange()
+	}
+	if n := dropRules(t, f.lab.Node("client")); n != 0 {
+		t.Errorf("%d rules are left", n)
+	}
+}
+
 // A gateway's tracer hides the errors about its probes from the hosts behind it: they are
 // dropped before they could be translated and forwarded.
 func TestUDPBehindGateway(t *testing.T) {

@@ -281,6 +281,7 @@ func TestUDPRecvErrGenuine(t *testing.T) {
 			case <-time.After(20 * time.Millisecond):
 			}
 		}
+		exchange(64)
 		if tr.Stop != trace.StopFence || len(tr.Hops) != 4 || heard > 0 {
 			t.Errorf("heard of %d errors: %s", heard, describe(tr))
 		}

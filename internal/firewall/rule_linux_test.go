@@ -478,3 +478,36 @@ func BenchmarkAdd(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkPassing is what a packet costs that only passes, over loopback, without the
+// rule and with it.
+func BenchmarkPassing(b *testing.B) {
+	for _, with := range []bool{false, true} {
+		b.Run(map[bool]string{false: "without", true: "with"}[with], func(b *testing.B) {
+			ns := nstest.New(b)
+			var r *Rule
+			var conn *net.UDPConn
+			ns.Must(b, func() (err error) {
+				if conn, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}); err != nil {
+					return err
+				}
+				if r, err = Open(); err == nil && with {
+					err = r.Ready()
+				}
+				return err
+			})
+			defer r.Close()
+			defer conn.Close()
+			to := conn.LocalAddr().(*net.UDPAddr).AddrPort()
+			buf := make([]byte, 100)
+			for b.Loop() {
+				if _, err := conn.WriteToUDPAddrPort(buf, to); err != nil {
+					b.Fatal(err)
+				}
+				if _, _, err := conn.ReadFromUDPAddrPort(buf); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -71,7 +71,7 @@ func stop(tr *trace.Trace) string {
 }
 
 var refusals = map[trace.Reason]string{
-	trace.ReasonRecvErr:       "its socket would hear our routers' errors (recverr)",
+	trace.ReasonRecvErr:       "its socket may hear of errors about probes (recverr)",
 	trace.ReasonMD5:           "it signs its segments (TCP MD5)",
 	trace.ReasonAO:            "it signs its segments (TCP-AO)",
 	trace.ReasonMPTCP:         "it uses Multipath TCP",

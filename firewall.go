@@ -13,10 +13,6 @@ import (
 // ICMP errors about its probes might be heard of and cannot be dropped.
 const WarnErrorsHeard = "UDP flows whose sockets hear of ICMP errors, or over IPv6 may, are refused"
 
-// linger is how long the newest answers may be under way when a Tracer is closed:
-// without the rule, an application would hear of them.
-const linger = time.Second
-
 // dropRule drops the ICMP errors about probes, where applications would hear of them. It
 // belongs to the loop.
 type dropRule struct {
@@ -25,7 +21,6 @@ type dropRule struct {
 	told   bool           // in the log
 	log    *slog.Logger
 	probes [][]byte
-	newest time.Time // when probes were last added
 }
 
 // openRule prepares the rule in the network namespace of the calling thread. It is not
@@ -54,7 +49,7 @@ func (r *dropRule) ready() bool {
 
 // add makes the rule know those of the probes that need it. With an error these must
 // not leave.
-func (r *dropRule) add(now time.Time, probes []engine.Probe) error {
+func (r *dropRule) add(probes []engine.Probe) error {
 	r.probes = r.probes[:0]
 	for i := range probes {
 		if probes[i].DropErrors {
@@ -67,7 +62,6 @@ func (r *dropRule) add(now time.Time, probes []engine.Probe) error {
 	if r.err != nil {
 		return r.err
 	}
-	r.newest = now
 	return r.rule.Add(r.probes...)
 }
 
@@ -83,11 +77,12 @@ func (r *dropRule) dropped() uint64 {
 	return n
 }
 
-// close removes the rule, when answers that are still under way have come.
-func (r *dropRule) close() error {
+// close removes the rule, when answers have come that are under way: without the rule, an
+// application would hear of them.
+func (r *dropRule) close(answersUntil time.Time) error {
 	if r.rule == nil {
 		return nil
 	}
-	time.Sleep(linger - time.Since(r.newest))
+	time.Sleep(time.Until(answersUntil))
 	return r.rule.Close()
 }

@@ -83,7 +83,7 @@ func (t *Tracer) read(deadline time.Time) ([]Packet, error) {
 // step runs the engine and sends what it wants sent.
 func (t *Tracer) step(now time.Time, batch []Packet) time.Time {
 	actions := t.engine.Step(now, batch)
-	known := t.rule.add(now, actions.Probes)
+	known := t.rule.add(actions.Probes)
 	for _, p := range actions.Probes {
 		err := known
 		if err == nil || !p.DropErrors {
@@ -217,7 +217,7 @@ func (t *Tracer) shut(err error) {
 	if t.sink != nil {
 		closing = append(closing, t.sink.Close())
 	}
-	closing = append(closing, t.rule.close())
+	closing = append(closing, t.rule.close(t.engine.AnswersUntil()))
 	t.err = errors.Join(closing...)
 	t.closePcap()
 }

@@ -146,6 +146,24 @@ func (e *Engine) heardAnyway(r *run, reply probe.Reply) {
 	}
 }
 
+// longestAnswer bounds how long an answer is under way.
+const longestAnswer = time.Second
+
+// AnswersUntil is until when errors may come that have to be dropped (Probe.DropErrors): a
+// while longer than the flows' round trips. It is zero when all probes were answered.
+func (e *Engine) AnswersUntil() (until time.Time) {
+	for s := range e.sent.Each {
+		r, ok := s.Owner.(*run)
+		if !ok || s.Answered || r.at.hearing != HearsOthers {
+			continue
+		}
+		if at := s.At.Add(min(2*r.rtt()+longestAnswer/10, longestAnswer)); at.After(until) {
+			until = at
+		}
+	}
+	return until
+}
+
 // fence is the highest TTL that the destination certainly does not see, as far as its own
 // packets tell how far it is.
 func (e *Engine) fence(now time.Time, f *flow.Flow) int {

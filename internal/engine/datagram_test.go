@@ -288,6 +288,28 @@ func TestUDPDropErrors(t *testing.T) {
 		if all := r.traces(); len(all) != 1 || all[0].Stop != trace.StopFence || len(all[0].Hops) != 7 || r.guarded != want {
 			t.Errorf("%d of %d probes, %+v", r.guarded, len(r.probes), all)
 		}
+		if until := r.e.AnswersUntil(); !until.IsZero() {
+			t.Errorf("more answers until %v", until)
+		}
+	}
+}
+
+// Answers that have to be dropped are awaited for a while longer than the round trip.
+func TestUDPAnswersUntil(t *testing.T) {
+	for _, what := range []Hearing{HearsNothing, HearsOthers} {
+		r := newUDPRig(t, false, 9)
+		r.quic()
+		r.hearsWhat(what)
+		if len(r.probes) == 0 {
+			t.Fatal("nothing was probed")
+		}
+		var want time.Time
+		if what == HearsOthers {
+			want = r.now.Add(2*rtt + 100*time.Millisecond)
+		}
+		if until := r.e.AnswersUntil(); !until.Equal(want) {
+			t.Errorf("%v, want %v", until, want)
+		}
 	}
 }
 

@@ -48,11 +48,10 @@ var errProbe = errors.New("firewall: not a probe")
 // keys are what is to be added to the sets, one behind the other.
 type keys struct {
 	quotes4, quotes6, payloads []byte
-	probes                     int
 }
 
 func (k *keys) reset() {
-	k.quotes4, k.quotes6, k.payloads, k.probes = k.quotes4[:0], k.quotes6[:0], k.payloads[:0], 0
+	k.quotes4, k.quotes6, k.payloads = k.quotes4[:0], k.quotes6[:0], k.payloads[:0]
 }
 
 // add adds what quotes of one probe, a whole IP packet as it will be sent, have to show.
@@ -71,7 +70,6 @@ func (k *keys) add(packet []byte) error {
 		}
 		k.payloads = append(k.payloads, ip.Transport[8:]...)
 	}
-	k.probes++
 	switch {
 	case ip.Version == 4:
 		k.quotes4 = appendQuote4(k.quotes4, &ip, ip.ID)

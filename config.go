@@ -156,7 +156,13 @@ type Selection struct {
 	Protos []trace.Proto
 	// Interfaces limits to flows followed at these; empty is all.
 	Interfaces []string
-	// Directions limits who opened the flow; empty is out and in.
+	// Directions limits who opened the flow; empty is out and in. Transit adds the flows
+	// that this host only forwards: Hosts may then name their clients too, records hold
+	// what a client calls its flow, and Flow.NAT the tuple on the wire where that differs.
+	// They are probed by the interface at which they leave, up to two hops before their
+	// destination. That takes CAP_NET_ADMIN as long as the Tracer runs, to keep the errors
+	// about probes from the clients and to tell whose translated flows are; without it they
+	// are refused for trace.ReasonCapability. A flow belongs here to no process.
 	Directions []trace.Direction
 	// IPv4Only and IPv6Only limit the address family.
 	IPv4Only, IPv6Only bool

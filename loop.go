@@ -51,6 +51,9 @@ func (t *Tracer) loop() {
 		}
 		t.tellScales()
 		t.tellHearings(now)
+		if t.tellPlaces(now) {
+			wake = longAgo
+		}
 		t.askOwners()
 		t.deliver(now)
 	}

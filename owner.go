@@ -3,6 +3,7 @@ package servicetraceroute
 import (
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"servicetraceroute/internal/engine"
@@ -94,6 +95,26 @@ func (t *Tracer) tellHearings(now time.Time) {
 		}
 		t.engine.Hears(now, q.Key, what)
 	}
+}
+
+// tellPlaces answers who the ends of flows are that this host may only forward. It reports
+// whether there were any: what they begin is due now.
+func (t *Tracer) tellPlaces(now time.Time) (any bool) {
+	for _, k := range t.engine.Places() {
+		any = true
+		first, answers, err := t.sockets.Connection(k)
+		if err == nil {
+			t.engine.Place(now, k, first, answers)
+			continue
+		}
+		if errors.Is(err, os.ErrPermission) && !t.blind {
+			t.blind = true
+			t.log.Warn("forwarded flows whose addresses this host translates cannot be told from its own: they are not traced as transit", "needs", "CAP_NET_ADMIN")
+		}
+		t.log.Debug("a flow is not tracked", "err", err)
+		t.engine.Untracked(now, k)
+	}
+	return any
 }
 
 // takeOwners hands the engine what was found out since the last call.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,6 +28,8 @@ var (
 	ErrNoNetNS = netns.ErrNone
 	// ErrNothingSelected: the Selection has neither Services nor Hosts nor any process.
 	ErrNothingSelected = errors.New("nothing selected")
+	// ErrNoOwner: flows that this host only forwards are selected by a process.
+	ErrNoOwner = errors.New("a flow that this host only forwards belongs to no process here")
 )
 
 const (
@@ -202,9 +205,12 @@ func (s Selection) watch(ctx context.Context, cfg Config) (*engine.Watch, error)
 		}
 	}
 	for _, d := range s.Directions {
-		if d != trace.Out && d != trace.In {
-			return nil, fmt.Errorf("servicetraceroute: Selection.Directions: %v flows are not traced by this version: %w", d, errors.ErrUnsupported)
+		if _, err := d.MarshalText(); err != nil {
+			return nil, errors.New("servicetraceroute: Selection.Directions: unknown")
 		}
+	}
+	if byOwner && len(s.Directions) > 0 && !slices.ContainsFunc(s.Directions, func(d trace.Direction) bool { return d != trace.Transit }) {
+		return nil, fmt.Errorf("servicetraceroute: Selection.Directions: %w", ErrNoOwner)
 	}
 	if _, err := s.Per.MarshalText(); err != nil {
 		return nil, errors.New("servicetraceroute: Selection.Per: unknown")

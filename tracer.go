@@ -48,6 +48,7 @@ type Tracer struct {
 	pcapErr error            // of writing it, valid after done
 	results results
 	unread  uint64 // records dropped since their reader was too slow
+	blind   bool   // it was said that connection tracking cannot be asked
 }
 
 // New opens the packet sockets (or takes the Config's) and starts watching, so that
@@ -106,6 +107,7 @@ func open(cfg Config) (*Tracer, error) {
 	}
 	t.openSockets()
 	t.rule = openRule(cfg)
+	ec.Tracked, ec.CanDrop = t.sockets != nil && t.sockets.Tracks(), t.rule.ready
 	now := time.Now()
 	t.engine, t.minute = engine.New(now, ec), now
 	t.openPcap()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -43,7 +44,7 @@ func (f *traceFlags) declareShared(cmd *cobra.Command) {
 	fl.StringArrayVar(&f.ports, "port", nil, "only this server `PORT` or range A-B (repeat)")
 	fl.StringArrayVar(&f.protos, "proto", nil, "only this `PROTOCOL`: tcp, udp (repeat)")
 	fl.StringArrayVar(&f.interfaces, "interface", nil, "only flows at this `INTERFACE` (repeat)")
-	fl.StringArrayVar(&f.directions, "direction", nil, "only flows of this `WAY`: out (opened by this host), in (accepted), any")
+	fl.StringArrayVar(&f.directions, "direction", nil, "only flows of this `WAY`: out (opened by this host), in (accepted), transit (only forwarded, on a gateway), any; without it out and in")
 	fl.BoolVarP(&f.v4, "ipv4", "4", false, "only IPv4")
 	fl.BoolVarP(&f.v6, "ipv6", "6", false, "only IPv6")
 	fl.BoolVar(&f.noDNS, "no-dns", false, "do not learn names from DNS answers on the wire")
@@ -56,7 +57,7 @@ func (f *traceFlags) declareShared(cmd *cobra.Command) {
 	f.probeFlags.declare(cmd)
 	f.resultFlags.declare(cmd)
 	for name, values := range map[string][]string{
-		"direction": {"out", "in"}, "proto": {"tcp", "udp"}, "interface": interfaceNames(), "every": {"once", "10m"},
+		"direction": {"out", "in", "transit", "any"}, "proto": {"tcp", "udp"}, "interface": interfaceNames(), "every": {"once", "10m"},
 		"per": {"flow", "destination", "port"}, "start-on": {"any", "payload"},
 	} {
 		completeWith(cmd, name, values)
@@ -116,12 +117,10 @@ func (f *traceFlags) words(sel *servicetraceroute.Selection) error {
 		var d trace.Direction
 		switch err := d.UnmarshalText([]byte(word)); {
 		case word == "any":
-			sel.Directions = append(sel.Directions, trace.Out, trace.In)
+			sel.Directions = append(sel.Directions, trace.Out, trace.In, trace.Transit)
 			continue
 		case err != nil:
-			return usage(fmt.Errorf("--direction: unknown %q", word), "one of out, in, any")
-		case d == trace.Transit:
-			return usage(errors.New("--direction transit: forwarded flows are not traced by this version"), "")
+			return usage(fmt.Errorf("--direction: unknown %q", word), "one of out, in, transit, any")
 		}
 		sel.Directions = append(sel.Directions, d)
 	}
@@ -133,6 +132,11 @@ func (f *traceFlags) words(sel *servicetraceroute.Selection) error {
 		sel.Protos = append(sel.Protos, p)
 	}
 	return nil
+}
+
+// forwarded reports whether flows that this host only forwards may be selected.
+func (f *traceFlags) forwarded() bool {
+	return slices.Contains(f.directions, "transit") || slices.Contains(f.directions, "any")
 }
 
 // policy reads when and for what there is a trace.

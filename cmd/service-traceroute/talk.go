@@ -48,15 +48,16 @@ func watchFailed(err error) error {
 func inFlags(err error) error {
 	text := err.Error()
 	for library, flag := range map[string]string{
-		"servicetraceroute: Selection.Hosts: ":     "--host: ",
-		"servicetraceroute: Selection.Ports: ":     "--port: ",
-		"servicetraceroute: Selection.Processes: ": "--process: ",
-		"servicetraceroute: Selection.PIDs: ":      "--pid: ",
-		"servicetraceroute: Selection.Cgroups: ":   "--cgroup: ",
-		"servicetraceroute: Selection: ":           "",
-		"servicetraceroute: Config.Interfaces: ":   "--interface: ",
-		"servicetraceroute: Config.Pcap: ":         "",
-		"capture: interface ":                      "--interface: ",
+		"servicetraceroute: Selection.Hosts: ":      "--host: ",
+		"servicetraceroute: Selection.Ports: ":      "--port: ",
+		"servicetraceroute: Selection.Processes: ":  "--process: ",
+		"servicetraceroute: Selection.PIDs: ":       "--pid: ",
+		"servicetraceroute: Selection.Cgroups: ":    "--cgroup: ",
+		"servicetraceroute: Selection.Directions: ": "--direction: ",
+		"servicetraceroute: Selection: ":            "",
+		"servicetraceroute: Config.Interfaces: ":    "--interface: ",
+		"servicetraceroute: Config.Pcap: ":          "",
+		"capture: interface ":                       "--interface: ",
 	} {
 		text = strings.Replace(text, library, flag, 1)
 	}

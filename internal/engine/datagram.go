@@ -51,11 +51,18 @@ func (e *Engine) datagram(p *capture.Packet) {
 		return
 	}
 	e.resolve(p)
-	if !unicast(e.ip.Dst) || !unicast(e.ip.Src) || !e.localEnd(p) {
+	if !unicast(e.ip.Dst) || !unicast(e.ip.Src) {
 		return
 	}
-	f, followed := e.table.ObserveUDP(p, &e.ip, &e.udp)
+	outgoing := p.Direction == capture.Outgoing
+	key := flow.KeyUDP(&e.ip, &e.udp, outgoing)
+	passing, followed := e.followed(p, key)
 	if !followed {
+		return
+	}
+	e.reusable(p.Time, key)
+	f, followed := e.table.ObserveUDP(p, &e.ip, &e.udp)
+	if !followed || !e.locate(f, passing, outgoing) {
 		return
 	}
 	e.attendUDP(p, f)
@@ -91,7 +98,7 @@ func (e *Engine) udpRefusal(f *flow.Flow, a *attachment) trace.Reason {
 	case mode != probe.UDPAlways && !f.UDP.Harmless():
 		return trace.ReasonProtocol
 	case a.hearing == HearsErrors:
-		return trace.ReasonRecvErr
+		return heardReason(f)
 	}
 	return 0
 }
@@ -104,8 +111,12 @@ func mute(now time.Time, f *flow.Flow) bool {
 }
 
 // inquireHearing asks once whether the flow's socket hears of ICMP errors; false while
-// that is not known.
+// that is not known. That of a forwarded flow is not here to be asked; it hears of none,
+// see Probe.DropErrors.
 func (e *Engine) inquireHearing(f *flow.Flow, a *attachment) bool {
+	if f.Direction == trace.Transit {
+		return true
+	}
 	if a.hearing == 0 {
 		a.hearing = hearingAsked
 		e.hearings = append(e.hearings, Question{f.Key, f.Egress.Interface})
@@ -135,12 +146,27 @@ func (e *Engine) Hears(now time.Time, k trace.FlowKey, what Hearing) {
 	}
 }
 
+// overheard reports whether somebody else would hear of errors about the trace's probes,
+// so that these have to be dropped.
+func (r *run) overheard() bool {
+	return r.at.hearing == HearsOthers || r.flow.Direction == trace.Transit
+}
+
 // heardAnyway ends a trace whose probes' errors are dropped, when one comes that may be
-// about a probe and yet is none that the rule knows: its quote ends before the payload and
-// was changed on its way. The application has heard of it, and would of the next one.
-func (e *Engine) heardAnyway(r *run, reply probe.Reply) {
+// about a probe and yet is none that the rule knows, since it was changed on its way: of a
+// datagram one that is quoted without its payload, of a segment one with another number or
+// identification. The application has heard of it, and would of the next one. s is the
+// probe that the quote may be about, nil: none.
+func (e *Engine) heardAnyway(r *run, s *probe.Sent, reply probe.Reply) {
+	if r == nil || !r.overheard() {
+		return
+	}
 	q := &reply.Quote
-	if r.at.hearing == HearsOthers && int(q.UDPLen) == 8+probe.PayloadLen && q.UDPHeadLen < probe.PayloadLen {
+	escaped := int(q.UDPLen) == 8+probe.PayloadLen && q.UDPHeadLen < probe.PayloadLen && s == nil
+	if !r.udp() {
+		escaped = q.Src == r.flow.Key.Src.Addr() && q.SrcPort == r.flow.Key.Src.Port() && q.Len == r.probeLen && (s == nil || !s.Identified(q))
+	}
+	if escaped {
 		r.at.hearing = HearsErrors
 		e.finish(reply.At, r, trace.StopRefused)
 	}
@@ -191,7 +217,12 @@ func (e *Engine) learnDistance(now time.Time, dst netip.Addr, ttl int) {
 	e.distances[dst] = knownDistance{ttl, now}
 }
 
-// advanceFence lets a UDP trace go on beyond the hop that answered, up to the fence.
+// fenced reports whether no probe of the trace may come to the destination: there a UDP
+// application would take it in, and what a host answers to a forwarded flow's comes to
+// that flow's client.
+func (r *run) fenced() bool { return r.udp() || r.flow.Direction == trace.Transit }
+
+// advanceFence lets a fenced trace go on beyond the hop that answered, up to the fence.
 func (r *run) advanceFence(answered int) {
 	r.answeredTTL = max(r.answeredTTL, answered)
 	r.plan.SetBoundary(min(r.fence, r.answeredTTL+fenceAhead) + 1)

@@ -33,6 +33,10 @@ type Config struct {
 	Seed          [32]byte // of the random offsets, identifications and trace ids
 	NoDNS         bool     // names from DNS answers do not count
 	Evidence      bool     // say what each packet is; the caller takes that by Evidence after every Step
+	Tracked       bool     // connections are tracked here: the caller answers Places
+	// CanDrop reports whether Probe.DropErrors can be done here; nil: it cannot. Then
+	// forwarded flows are not probed.
+	CanDrop func() bool
 }
 
 const (
@@ -49,8 +53,9 @@ type Probe struct {
 	Packet    []byte
 	Interface int
 	NextHop   capture.HardwareAddr
-	// DropErrors: an application would hear of the ICMP errors about it. They have to
-	// be dropped where packets come in, from before it is sent; else it must not be.
+	// DropErrors: an application, or the client of a forwarded flow, would hear of the ICMP
+	// errors about it. They have to be dropped where packets come in, from before it is
+	// sent; else it must not be.
 	DropErrors bool
 	sent       *probe.Sent
 }
@@ -92,6 +97,8 @@ type Engine struct {
 	questions []Question
 	scales    []Question
 	hearings  []Question
+	places    []trace.FlowKey
+	transit   bool                         // some watch may select forwarded flows
 	distances map[netip.Addr]knownDistance // of destinations, by TCP
 	lostAt    time.Time                    // when packets were last lost before they came here
 

@@ -59,11 +59,13 @@ func (e *Engine) segment(p *capture.Packet) {
 		}
 		return
 	}
-	if e.sent.OwnForwarded(&e.ip, &e.tcp) || !e.localEnd(p) {
+	outgoing := p.Direction == capture.Outgoing
+	passing, followed := e.followed(p, flow.Key(&e.ip, &e.tcp, outgoing))
+	if !followed || e.sent.OwnForwarded(&e.ip, &e.tcp) {
 		return
 	}
 	f, o, followed := e.table.Observe(p, &e.ip, &e.tcp)
-	if f == nil || !followed {
+	if f == nil || !followed || !e.locate(f, passing, outgoing) {
 		return
 	}
 	e.ownerOf(p.Time, f, &o)
@@ -90,24 +92,12 @@ func (e *Engine) segment(p *capture.Packet) {
 	}
 }
 
-// localEnd reports whether the packet's nearer end is this host: its own flows
-// are followed, forwarded ones are not.
-func (e *Engine) localEnd(p *capture.Packet) bool {
-	if e.cfg.Local == nil {
-		return true
-	}
-	if p.Direction == capture.Outgoing {
-		return e.cfg.Local(e.ip.Src)
-	}
-	return e.cfg.Local(e.ip.Dst)
-}
-
 // consider starts the trace of a selected flow when it may be probed, and says
 // once why not when it may not.
 func (e *Engine) consider(now time.Time, f *flow.Flow) {
 	a := e.match(now, f)
 	w := a.watch
-	if w == nil || a.run != nil || a.refused || !open(now, f) {
+	if w == nil || a.run != nil || a.refused || !open(now, f) || !e.knowsPlace(f, a) {
 		return
 	}
 	if a.finished > 0 {
@@ -201,6 +191,8 @@ func (e *Engine) refusal(f *flow.Flow) trace.Reason {
 		return trace.ReasonLoopback
 	case dst.IsMulticast() || dst.IsUnspecified():
 		return trace.ReasonExcluded
+	case f.Direction == trace.Transit && !e.cfg.NoProbe && (e.cfg.CanDrop == nil || !e.cfg.CanDrop() || attached(f).hearing == HearsErrors):
+		return trace.ReasonCapability // the client would hear of each probe
 	}
 	for _, p := range e.cfg.Exclude {
 		if p.Contains(dst) {
@@ -208,6 +200,15 @@ func (e *Engine) refusal(f *flow.Flow) trace.Reason {
 		}
 	}
 	return 0
+}
+
+// heardReason is why a flow is not probed any more whose end heard of an error about a
+// probe.
+func heardReason(f *flow.Flow) trace.Reason {
+	if f.Direction == trace.Transit {
+		return trace.ReasonCapability // the rule cannot do it here
+	}
+	return trace.ReasonRecvErr
 }
 
 // refuse writes the records of a flow that must not be probed.

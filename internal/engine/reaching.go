@@ -10,7 +10,7 @@ import (
 // reaching sends the next probe that may reach the destination if the flow
 // permits it now, and returns when to ask again.
 func (e *Engine) reaching(now time.Time, r *run) time.Time {
-	if r.udp() {
+	if r.fenced() {
 		return now.Add(idleLook)
 	}
 	interval := max(probe.ReachingInterval, 2*r.rtt()) + r.near.spread

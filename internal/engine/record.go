@@ -24,7 +24,7 @@ func (e *Engine) finish(now time.Time, r *run, stop trace.Stop) {
 	if stop == trace.StopRefused {
 		t.Reason = trace.ReasonNoState
 		if r.at.hearing == HearsErrors {
-			t.Reason = trace.ReasonRecvErr
+			t.Reason = heardReason(r.flow)
 		}
 	}
 	t.Label, t.Flow = e.cfg.Label, e.tuple(r.flow)

@@ -38,12 +38,15 @@ func (e *Engine) icmp(p *capture.Packet) {
 	}
 	switch s, verdict := e.sent.Match(&q); verdict {
 	case probe.Exact:
-		r.Serial = e.noteError(p, &m, &q, s.Owner.(*run), !s.Answered)
+		t := s.Owner.(*run)
+		r.Serial = e.noteError(p, &m, &q, t, !s.Answered)
 		e.answer(s, r)
+		e.heardAnyway(t, s, r)
 	default:
 		t := e.runOf(&r.Quote)
 		r.Serial = e.noteError(p, &m, &q, t, false)
 		e.doubtful(t, r)
+		e.heardAnyway(t, s, r)
 	}
 }
 
@@ -56,7 +59,6 @@ func (e *Engine) doubtful(t *run, r probe.Reply) {
 	if t.udp() {
 		e.stats.Replies.Unmatched++
 		e.noteUnmatched(r.Serial)
-		e.heardAnyway(t, r)
 		return
 	}
 	believed := t.jury.Hear(r, t.open)
@@ -162,7 +164,7 @@ func (e *Engine) expired(t *run, s *probe.Sent, r probe.Reply) {
 	}
 	t.reach.Expired(s.TTL)
 	switch {
-	case t.udp():
+	case t.fenced():
 		t.advanceFence(s.TTL)
 	case s.TTL >= t.plan.Boundary():
 		t.plan.SetBoundary(s.TTL + 1)
@@ -220,6 +222,7 @@ func (e *Engine) destinationReply(p *capture.Packet, r *run) {
 			r.dest, r.near.distance = nil, 0 // it is nearer than was proven
 		}
 		r.plan.SetBoundary(r.reach.Lowest() + 1)
+		r.fence = r.reach.Lowest()
 		e.schedule(r, p.Time)
 	case r.lastReachAt.IsZero() && e.checkReached(r, soonest):
 		e.noteAcknowledgement(r, nil, p.Time)

@@ -59,8 +59,10 @@ type run struct {
 	crossed     bool   // the flow carried data while an attempt was open
 	impact      trace.Impact
 
-	fence       int // of a UDP flow: the highest TTL that may be probed
-	answeredTTL int // of a UDP flow: the highest that was answered
+	fence       int // if fenced: the highest TTL that may be probed
+	answeredTTL int // if fenced: the highest that was answered
+
+	probeLen int // of the newest probe
 
 	lastSeq uint32 // conntrack takes two equal segments in a row for a retransmission
 
@@ -125,7 +127,7 @@ func (r *run) resetLeg(now time.Time) {
 	}
 	r.reach = probe.NewReach(max(d, r.params.FirstTTL), r.params.MaxTTL)
 	r.plan = probe.NewPlan(r.params, now, d, r.rtt())
-	if r.udp() {
+	if r.fenced() {
 		r.answeredTTL = 0
 		r.advanceFence(r.params.FirstTTL - 1)
 	}
@@ -309,7 +311,7 @@ func (e *Engine) over(now time.Time, r *run) (trace.Stop, bool) {
 		return trace.StopSilentHops, true
 	case r.plan.Boundary() > r.params.MaxTTL:
 		return trace.StopMaxTTL, true
-	case r.udp():
+	case r.fenced():
 		return trace.StopFence, true
 	case r.reach.Open().TTL != 0:
 		return 0, false

@@ -71,6 +71,7 @@ func (e *Engine) send(now time.Time, r *run, ttl int, b *probe.Bucket, place pro
 	from := len(e.buf)
 	e.buf = s.AppendTo(e.buf)
 	s.Len = len(e.buf) - from
+	r.probeLen = s.Len
 	if s.UDP {
 		f.UDP.ProbeBytes += uint64(s.Len)
 	}
@@ -92,7 +93,7 @@ func (e *Engine) send(now time.Time, r *run, ttl int, b *probe.Bucket, place pro
 	e.stats.Probes.Sent++
 	e.actions.Probes = append(e.actions.Probes, Probe{
 		Packet: e.buf[from:len(e.buf):len(e.buf)], Interface: f.Egress.Interface, NextHop: f.Egress.NextHop, sent: s,
-		DropErrors: r.at.hearing == HearsOthers,
+		DropErrors: r.overheard(),
 	})
 	return true
 }

@@ -81,15 +81,19 @@ type attachment struct {
 	near     *near        // of the traces so far; nil: there was none
 	sized    bool         // the window scale was asked for
 	hearing  Hearing      // of a UDP flow's socket
-	words    *words       // what its client said first; nil: not known
-	dns      *resolver    // a connection to a DNS server that is read
-	ignored  bool         // a record said why it is not traced
+	passing  bool         // neither end is this host
+	place    place
+	client   trace.FlowKey // how the client of a forwarded flow calls it; zero: as on the wire
+	words    *words        // what its client said first; nil: not known
+	dns      *resolver     // a connection to a DNS server that is read
+	ignored  bool          // a record said why it is not traced
 }
 
 // Add starts a watch; flows already in the table are looked at again.
 func (e *Engine) Add(now time.Time, w *Watch) {
 	w.started, w.lastSeen = now, now
 	e.enlist(w)
+	e.attune()
 	e.epoch++
 	e.claim(now, w)
 	for f := range e.table.Each {
@@ -129,6 +133,7 @@ func (e *Engine) Replace(now time.Time, w *Watch, by Watch) {
 	}
 	w.OnPayload = by.OnPayload
 	w.started, w.lastSeen, w.retraceAt = now, now, time.Time{}
+	e.attune()
 	e.epoch++
 	for f := range e.table.Each {
 		a, ok := f.Attachment.(*attachment)
@@ -177,6 +182,7 @@ func (e *Engine) Remove(now time.Time, w *Watch, why trace.Stop) {
 			break
 		}
 	}
+	e.attune()
 	e.epoch++
 	for f := range e.table.Each {
 		if a, ok := f.Attachment.(*attachment); ok && a.watch == w {
@@ -246,7 +252,10 @@ func (e *Engine) ignore(now time.Time, f *flow.Flow, a *attachment, w *Watch) {
 
 // forgotten is what stays known of a flow that no watch has any more.
 func (a *attachment) forgotten() *attachment {
-	return &attachment{owner: a.owner, near: a.near, words: a.words, dns: a.dns, hearing: a.hearing}
+	return &attachment{
+		owner: a.owner, near: a.near, words: a.words, dns: a.dns, hearing: a.hearing,
+		passing: a.passing, place: a.place, client: a.client,
+	}
 }
 
 // tuple describes a flow in a record.
@@ -262,11 +271,15 @@ func (e *Engine) tuple(f *flow.Flow) trace.Tuple {
 	return t
 }
 
-// socket is what the flow's own socket calls it, where that is known to be another key
-// than the one on the wire; else the zero key.
+// socket is what the flow's own socket calls it (that of its client, where this host only
+// forwards it), where that is known to be another key than the one on the wire; else the
+// zero key.
 func (a *attachment) socket() trace.FlowKey {
 	if a.watch != nil && a.watch.single() && a.watch.Selector.Flow.NAT != nil {
 		return a.watch.Selector.Flow.FlowKey
+	}
+	if a.client.IsValid() {
+		return a.client
 	}
 	if a.owner != nil {
 		return a.owner.Socket

@@ -95,7 +95,7 @@ func (e *Engine) deaf(a *attachment) {
 // attendUDP reads the hello in a QUIC flow, whichever end is the client.
 func (e *Engine) attendUDP(p *capture.Packet, f *flow.Flow) {
 	a, _ := f.Attachment.(*attachment)
-	fromClient := (p.Direction == capture.Outgoing) == (f.Direction == trace.Out)
+	fromClient := (p.Direction == capture.Outgoing) == (f.Direction != trace.In)
 	if a == nil {
 		a = &attachment{}
 		f.Attachment = a
@@ -107,8 +107,11 @@ func (e *Engine) attendUDP(p *capture.Packet, f *flow.Flow) {
 			return
 		}
 		var client netip.Addr // this host
-		if f.Direction == trace.In {
+		switch {
+		case f.Direction == trace.In:
 			client = f.Key.Dst.Addr()
+		case a.passing:
+			client = f.Key.Src.Addr()
 		}
 		a.words.quic, a.words.until = e.quic.NewConn(client), p.Time.Add(wordsWait)
 		a.words.said.Awaited = true
@@ -197,7 +200,11 @@ func (e *Engine) known(now time.Time, f *flow.Flow, a *attachment) *service.Know
 		e.about.Words = a.words.said
 	}
 	if !e.cfg.NoDNS {
-		e.about.Names = e.names.Of(now, f.Key.Dst.Addr())
+		dst := f.Key.Dst
+		if a.client.IsValid() {
+			dst = a.client.Dst // as its client asked for it
+		}
+		e.about.Names = e.names.Of(now, dst.Addr())
 	}
 	return &e.about
 }
@@ -211,6 +218,11 @@ func (e *Engine) resolve(p *capture.Packet) {
 	switch {
 	case key.Dst.Port() == portDNS && (p.Direction == capture.Outgoing || e.ip.Src.IsLoopback() || e.ip.Src == e.ip.Dst):
 		e.names.Query(p.Time, key.Src, key.Dst, e.udp.Payload)
+	case e.transit && key.Src.Port() == portDNS && p.Direction == capture.Outgoing && e.cfg.Local(e.ip.Src):
+		// This host's own resolver tells a client; what it knows already it does not ask for.
+		if e.names.Learn(p.Time, e.udp.Payload) {
+			e.stats.Services.DNS++
+		}
 	case key.Src.Port() == portDNS:
 		if e.names.Answer(p.Time, key.Dst, key.Src, e.udp.Payload) {
 			e.stats.Services.DNS++

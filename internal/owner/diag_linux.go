@@ -92,6 +92,20 @@ func (s *Sockets) OnWire(socket trace.FlowKey) trace.FlowKey {
 	return socket
 }
 
+// Tracks reports whether connections were tracked here when it was opened.
+func (s *Sockets) Tracks() bool { return s.nat != nil }
+
+// Connection tells what connection tracking knows of a flow that is on the wire as wire,
+// seen from this host: the tuple of its first packet as that came, and the one of the
+// answers. Without CAP_NET_ADMIN the error matches os.ErrPermission.
+func (s *Sockets) Connection(wire trace.FlowKey) (first, answers trace.FlowKey, err error) {
+	c, err := s.nat.ask(turned(wire))
+	if err != nil {
+		return first, answers, fmt.Errorf("owner: connection of %v: %w", wire, err)
+	}
+	return c.orig, c.reply, nil
+}
+
 // Handshake tells how a local socket's connection was agreed upon. Interface is the
 // one at which the flow is seen, the key that on the wire. A flow that is none of this
 // host's is an error.

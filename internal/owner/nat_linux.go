@@ -44,8 +44,14 @@ func openTranslations() (*translations, error) {
 
 // get looks up the connection one of whose tuples is key.
 func (t *translations) get(key trace.FlowKey) (tracked, bool) {
+	c, err := t.ask(key)
+	return c, err == nil // not tracked, or not ours to ask
+}
+
+// ask is get with the reason why not.
+func (t *translations) ask(key trace.FlowKey) (tracked, error) {
 	if t == nil {
-		return tracked{}, false
+		return tracked{}, errGone
 	}
 	q := conntrack.Flow{TupleOrig: conntrack.Tuple{
 		IP: conntrack.IPTuple{SourceAddress: key.Src.Addr(), DestinationAddress: key.Dst.Addr()},
@@ -60,12 +66,12 @@ func (t *translations) get(key trace.FlowKey) (tracked, bool) {
 	defer t.mu.Unlock()
 	f, err := t.conn.Get(q)
 	if err != nil {
-		return tracked{}, false // not tracked, or not ours to ask
+		return tracked{}, err
 	}
 	of := func(u conntrack.Tuple) trace.FlowKey {
 		return keyOf(u.Proto.Protocol, u.IP.SourceAddress, u.IP.DestinationAddress, u.Proto.SourcePort, u.Proto.DestinationPort)
 	}
-	return tracked{of(f.TupleOrig), of(f.TupleReply)}, true
+	return tracked{of(f.TupleOrig), of(f.TupleReply)}, nil
 }
 
 // inside is the socket's key of a flow on the wire; ok only if it is another one.

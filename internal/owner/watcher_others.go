@@ -51,6 +51,14 @@ func (s *Sockets) OnWire(k trace.FlowKey) trace.FlowKey { return k }
 // Close is never called.
 func (s *Sockets) Close() error { return nil }
 
+// Tracks is never called.
+func (s *Sockets) Tracks() bool { return false }
+
+// Connection is never called.
+func (s *Sockets) Connection(trace.FlowKey) (first, answers trace.FlowKey, err error) {
+	return first, answers, unsupported{}
+}
+
 // unsupported matches errors.ErrUnsupported, whose own words would add nothing.
 type unsupported struct{}
 

@@ -218,6 +218,10 @@ func (s *Sent) confirm(q *wire.Quote) Verdict {
 	return Doubtful
 }
 
+// Identified reports whether a quote with the probe's sequence number shows its
+// identification too, where there is one.
+func (s *Sent) Identified(q *wire.Quote) bool { return q.Version == 6 || s.idFits(q) }
+
 // idFits compares the IPv4 identification.
 func (s *Sent) idFits(q *wire.Quote) bool { return q.ID == s.ID || q.ID == swap16(s.ID) }
 

@@ -79,6 +79,9 @@ func (s *Selector) what(t trace.Tuple, k *Known) (trace.Service, Verdict) {
 	if s.Flow != nil {
 		return answer(s.matchFlow(t))
 	}
+	if why, ok := s.matchClient(t); ok {
+		return why, Yes
+	}
 	at, here := s.matchRules(t)
 	if here && at.By != trace.ByNameAtStart || !s.ByName() {
 		if why, ok := s.offered(t, k); ok && !here {

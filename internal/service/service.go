@@ -58,7 +58,7 @@ type Selector struct {
 	Ports      []PortRange
 	Protos     []trace.Proto
 	Interfaces []string
-	Directions []trace.Direction
+	Directions []trace.Direction // empty: out and in
 	IPv4Only   bool
 	IPv6Only   bool
 
@@ -115,6 +115,21 @@ func (s *Selector) matchRules(t trace.Tuple) (trace.Service, bool) {
 	return best.Service, true
 }
 
+// WantsTransit reports whether the selector may select flows that this host only
+// forwards. Such flows belong to no process here.
+func (s *Selector) WantsTransit() bool {
+	return slices.Contains(s.Directions, trace.Transit) && !s.ByOwner()
+}
+
+// matchClient is the rule that the client of a forwarded flow is selected by.
+func (s *Selector) matchClient(t trace.Tuple) (why trace.Service, ok bool) {
+	if t.Direction != trace.Transit {
+		return why, false
+	}
+	t.Dst, t.NAT = t.Src, nil
+	return s.matchRules(t)
+}
+
 // holds reports whether the flow's destination, by either of its names, is the rule's.
 func (r *Rule) holds(t trace.Tuple) bool {
 	return r.Prefix.Contains(t.Dst.Addr()) || r.Prefix.Contains(t.Wire().Dst.Addr())
@@ -137,6 +152,7 @@ func (s *Selector) narrowed(t trace.Tuple) bool {
 		len(s.Protos) > 0 && !slices.Contains(s.Protos, t.Proto),
 		len(s.Interfaces) > 0 && !slices.Contains(s.Interfaces, t.Interface),
 		len(s.Directions) > 0 && !slices.Contains(s.Directions, t.Direction),
+		len(s.Directions) == 0 && s.Flow == nil && t.Direction == trace.Transit,
 		s.IPv4Only && !t.Dst.Addr().Is4(),
 		s.IPv6Only && t.Dst.Addr().Is4():
 		return false
@@ -156,7 +172,7 @@ func (s *Selector) WantsUDP() bool {
 // when flows to anywhere may be wanted.
 func (s *Selector) Prefixes() []netip.Prefix {
 	var all []netip.Prefix
-	if s.ByName() {
+	if s.ByName() || s.WantsTransit() { // a client's address is another where its packets leave
 		return nil
 	}
 	for i := range s.Offers {

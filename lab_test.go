@@ -3,6 +3,7 @@
 package servicetraceroute_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -45,6 +46,7 @@ type field struct {
 	tracer *servicetraceroute.Tracer
 	server peer.Server
 	nat    bool
+	at     string // the tracer's node; empty: the client
 	lossy  bool   // the observers may miss some: what they miss can only make a true hop look false
 	hidden uint32 // what a box behind the client adds to its sequence numbers
 }
@@ -74,11 +76,11 @@ func newBareField(t testing.TB, n scenario.Network, cfg servicetraceroute.Config
 	return f
 }
 
-// open starts a tracer in the client's namespace.
+// open starts a tracer in the namespace of its node.
 func (f *field) open(cfg servicetraceroute.Config) *servicetraceroute.Tracer {
 	f.t.Helper()
 	var tracer *servicetraceroute.Tracer
-	err := f.lab.Node("client").Do(func() (err error) {
+	err := f.lab.Node(cmp.Or(f.at, "client")).Do(func() (err error) {
 		tracer, err = servicetraceroute.New(cfg)
 		return err
 	})

@@ -3,6 +3,7 @@
 package servicetraceroute_test
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -20,7 +21,10 @@ import (
 )
 
 // home is a field whose tracer runs on the gateway between the client and the ladder.
-type home struct{ *field }
+type home struct {
+	*field
+	seen int // flows that have crossed it
+}
 
 // newHome makes the gateway translate as nat says, nil: not at all. The server answers
 // TCP and UDP.
@@ -36,7 +40,7 @@ func newHome(t *testing.T, nat *scenario.NAT) *home {
 			n.Nodes[i].NAT = nat
 		}
 	}
-	h := &home{&field{t: t, lab: labtest.Start(t, n), nat: nat != nil, at: "gw"}}
+	h := &home{field: &field{t: t, lab: labtest.Start(t, n), nat: nat != nil, at: "gw"}}
 	for _, node := range n.Nodes {
 		if err := observe.Start(t.Context(), h.lab.Node(node.Name), observe.Config{MaxPackets: 1 << 20, AllACKs: true}); err != nil {
 			t.Fatal(err)
@@ -141,6 +145,7 @@ func TestTransit(t *testing.T) {
 		{"plain", nil, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel() // most of it is waiting
 			h := newHome(t, test.nat)
 			for _, ipv6 := range []bool{false, true} {
 				before := h.counters()
@@ -242,9 +247,44 @@ func TestTransitBesideOwn(t *testing.T) {
 	}
 }
 
-// passed waits until so many flows have crossed the gateway.
+// A program may ask for the flow of a client behind this host, by what the client calls it.
+func TestTransitOne(t *testing.T) {
+	h := newHome(t, &scenario.NAT{})
+	for i, ipv6 := range []bool{false, true} {
+		before := h.counters()
+		key := trace.FlowKey{
+			Proto: trace.TCP, Src: netip.AddrPortFrom(h.lab.Node("client").Addr(ipv6), uint16(42001+i)), Dst: netip.AddrPortFrom(h.lab.Node("server").Addr(ipv6), 443),
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			out, err := peer.Run(t.Context(), h.lab.Node("client"), peer.RunConfig{
+				Workload: scenario.Workload{Traffic: scenario.RequestResponse, Bytes: 200, Every: 100 * time.Millisecond, Duration: 3 * time.Second},
+				Server:   key.Dst, Socket: peer.Socket{LocalPort: key.Src.Port()},
+			})
+			if err != nil || !out[0].Intact {
+				t.Error(err, out)
+			}
+		})
+		h.passed(1) // else nothing tells how it is translated
+		tr, err := h.tracer.Trace(ctx, trace.Flow{Tuple: trace.Tuple{FlowKey: key}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wg.Wait()
+		h.unheard(before)
+		h.judge(h.truth(), tr, !ipv6)
+		if tr.Flow.FlowKey != key {
+			t.Errorf("%v", tr.Flow)
+		}
+	}
+}
+
+// passed waits until so many more flows have crossed the gateway.
 func (h *home) passed(flows int) {
 	h.t.Helper()
+	h.seen += flows
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		log, err := observe.Fetch(h.t.Context(), h.lab.Node("server"), false)
 		if err != nil {
@@ -256,7 +296,7 @@ func (h *home) passed(flows int) {
 				n++
 			}
 		}
-		if n >= flows {
+		if n >= h.seen {
 			return
 		}
 	}

@@ -34,7 +34,9 @@ const (
 // followed, and what is known of them would grow old.
 func (e *Engine) attune() {
 	was := e.transit
-	e.transit = e.cfg.Local != nil && slices.ContainsFunc(e.watches, func(w *Watch) bool { return w.Selector.WantsTransit() })
+	e.transit = e.cfg.Local != nil && slices.ContainsFunc(e.watches, func(w *Watch) bool {
+		return w.Selector.WantsTransit() || w.single() && !e.cfg.Local(w.Selector.Flow.Src.Addr())
+	})
 	if was && !e.transit {
 		e.table.Forget(func(f *flow.Flow) bool { return attached(f).passing || isAside(f) })
 	}

@@ -9,6 +9,7 @@ import (
 
 	"servicetraceroute/internal/capture"
 	"servicetraceroute/internal/names"
+	"servicetraceroute/internal/probe"
 	"servicetraceroute/internal/service"
 	"servicetraceroute/internal/wire"
 	"servicetraceroute/trace"
@@ -374,5 +375,170 @@ func TestTransitNamesFromOwnResolver(t *testing.T) {
 	tell(netip.AddrPortFrom(routerAddrs[0], 53))
 	if n := known(); len(n) != 1 || n[0].Asked() != "www.example.com" {
 		t.Errorf("%v", n)
+	}
+}
+
+// datagram shows one at both taps and answers what is asked.
+func (g *gateway) datagram(outgoing bool, payload []byte) {
+	first := trace.FlowKey{Proto: trace.UDP, Src: g.lan, Dst: g.peer}
+	answers := trace.FlowKey{Proto: trace.UDP, Src: g.peer, Dst: g.me}
+	show := func(client netip.AddrPort, link int, outgoing, leaves bool) {
+		u := wire.UDPProbe{Src: client, Dst: g.peer, TTL: 64, TOS: g.tos | 2, FlowLabel: g.label, ID: 9, Payload: payload}
+		if !outgoing {
+			u.Src, u.Dst, u.TTL = g.peer, client, g.ttl
+		}
+		d := capture.Incoming
+		if leaves {
+			d = capture.Outgoing
+		}
+		p := g.captured(u.AppendTo(nil), d)
+		p.Interface = link
+		g.step(&p)
+	}
+	if outgoing {
+		show(g.lan, 1, true, false)
+		show(g.me, 2, true, true)
+	} else {
+		show(g.me, 2, false, false)
+		show(g.lan, 1, false, true)
+	}
+	for _, k := range g.e.Places() {
+		if in := turned(k); in == first || in == answers {
+			g.e.Place(g.now, k, first, answers)
+		} else {
+			g.e.Untracked(g.now, k)
+		}
+	}
+	if n := len(g.e.Hearings()); n > 0 {
+		g.t.Errorf("asked about %d sockets", n)
+	}
+	g.step(nil)
+}
+
+// talk is a question and its answer, so many times.
+func (g *gateway) talk(times int) {
+	for range times {
+		g.datagram(true, make([]byte, 60))
+		g.now = g.now.Add(rtt)
+		g.datagram(false, make([]byte, 900))
+	}
+}
+
+// Of UDP the first that is seen to speak is the client where nothing else tells. No socket
+// is asked for what it hears: it is another host's.
+func TestTransitUDP(t *testing.T) {
+	for _, test := range []struct {
+		name                    string
+		v6, translated, tracked bool
+	}{
+		{"IPv4, masqueraded", false, true, true},
+		{"IPv6, plain", true, false, true},
+		{"IPv4, plain, not tracked", false, false, false},
+	} {
+		g := newGateway(t, test.v6, test.translated, test.tracked, Config{CanDrop: func() bool { return true }})
+		g.w.Params.UDPProbe = probe.UDPAlways
+		g.talk(8)
+		all := g.run()
+		if len(all) != 1 {
+			t.Fatalf("%s: %v", test.name, all)
+		}
+		all[0].Destination = &trace.Destination{By: trace.DestinationByPassive} // TCP tells, UDP does not
+		g.check(test.name, all)
+	}
+}
+
+// A tuple of UDP that was silent may be another client's, which is asked for again.
+func TestTransitUDPTupleReused(t *testing.T) {
+	g := newGateway(t, false, true, true, Config{CanDrop: func() bool { return true }})
+	g.w.Params.UDPProbe, g.w.Retrace = probe.UDPAlways, 10*time.Second
+	g.talk(8)
+	if all := g.run(); len(all) != 1 || all[0].Flow.Src != g.lan {
+		t.Fatal(all)
+	}
+	g.after(40 * time.Second)
+	g.lan = netip.MustParseAddrPort("192.168.1.6:60606")
+	g.talk(3)
+	if all := g.run(); len(all) != 1 || all[0].Flow.Src != g.lan {
+		t.Fatal(all)
+	}
+}
+
+// A flood of first packets is asked nothing about.
+func TestTransitFlood(t *testing.T) {
+	for _, translated := range []bool{true, false} {
+		g := newGateway(t, false, translated, true, Config{})
+		for range 100 {
+			g.me = netip.AddrPortFrom(g.me.Addr(), g.me.Port()+1)
+			g.rig.out(segment{flags: wire.SYN, options: synOptions})
+		}
+		if n := len(g.e.Places()); n > 0 {
+			t.Errorf("%d questions", n)
+		}
+	}
+}
+
+// An error about a probe that the rule which drops them does not know comes to the client:
+// its trace ends, and there is no other one of its flow.
+func TestTransitHeardAnyway(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change func(quote []byte)
+		ends   bool
+	}{
+		{"as sent", func([]byte) {}, false},
+		{"bytes of the identification swapped", func(b []byte) { b[4], b[5] = b[5], b[4] }, false},
+		{"another identification", func(b []byte) { b[4] ^= 1 }, true},
+		{"another number", func(b []byte) { b[24] ^= 1 }, true},
+		{"another source", func(b []byte) { b[15] ^= 1 }, false}, // connection tracking knows no such flow
+		{"another length: a packet of the client's", func(b []byte) { b[3] += 100 }, false},
+	} {
+		g := newGateway(t, false, true, true, Config{CanDrop: func() bool { return true }})
+		g.w.Retrace = time.Second
+		g.handshake()
+		g.exchange()
+		if len(g.packets) == 0 {
+			t.Fatal("no probe")
+		}
+		quote := append([]byte(nil), g.packets[0]...)
+		test.change(quote)
+		g.timeExceeded(1, quote)
+		all := g.traces()
+		ended := len(all) == 1 && all[0].Stop == trace.StopRefused && all[0].Reason == trace.ReasonCapability
+		if ended != test.ends {
+			t.Errorf("%s: %v", test.name, all)
+		}
+		if n := len(g.probes); test.ends {
+			g.after(3 * time.Second)
+			g.exchange()
+			if len(g.probes) != n {
+				t.Errorf("%s: probed again", test.name)
+			}
+		}
+	}
+}
+
+// When the destination answers although it should be farther, nothing more goes that far.
+func TestTransitNearer(t *testing.T) {
+	g := newGateway(t, false, true, true, Config{CanDrop: func() bool { return true }})
+	g.handshake()
+	g.exchange() // it seems to be at 8, and is at 4
+	for range 4 {
+		g.routers(4)
+		g.after(10 * time.Millisecond)
+	}
+	g.after(rtt)
+	g.in(segment{flags: wire.ACK})
+	n := len(g.probes)
+	for range 100 {
+		g.routers(4)
+		g.after(50 * time.Millisecond)
+	}
+	for _, p := range g.probes[n:] {
+		if p.TTL > 3 {
+			t.Errorf("a probe of TTL %d", p.TTL)
+		}
+	}
+	if all := g.traces(); len(all) != 1 || all[0].Stop != trace.StopFence || all[0].Reached {
+		t.Errorf("%v", all)
 	}
 }

@@ -25,6 +25,12 @@ func rule(prefix, name string) Rule {
 
 func TestMatch(t *testing.T) {
 	in := func(t *trace.Tuple) { t.Direction = trace.In }
+	passes := func(t *trace.Tuple) {
+		wire := t.FlowKey
+		wire.Src = netip.MustParseAddrPort("198.51.100.1:60000")
+		t.Direction, t.NAT = trace.Transit, &wire
+	}
+	transit := []trace.Direction{trace.Transit}
 	out := tuple("192.0.2.1:40000", "203.0.113.7:443")
 	rules := []Rule{rule("203.0.113.0/24", "wide"), rule("203.0.113.7/32", "narrow"), rule("2001:db8::/32", "six")}
 	for _, test := range []struct {
@@ -46,6 +52,11 @@ func TestMatch(t *testing.T) {
 		{"interface", Selector{Rules: rules, Interfaces: []string{"eth1", "eth0"}}, out, "narrow"},
 		{"another interface", Selector{Rules: rules, Interfaces: []string{"eth1"}}, out, ""},
 		{"direction", Selector{Rules: rules, Directions: []trace.Direction{trace.In}}, out, ""},
+		{"forwarded flows are not selected by themselves", Selector{Rules: rules}, tuple("192.168.1.5:1", "203.0.113.7:443", passes), ""},
+		{"but when they are wanted", Selector{Rules: rules, Directions: transit}, tuple("192.168.1.5:1", "203.0.113.7:443", passes), "narrow"},
+		{"then alone", Selector{Rules: rules, Directions: transit}, out, ""},
+		{"then by their client, too", Selector{Rules: rules, Directions: transit}, tuple("203.0.113.8:1", "192.0.2.1:443", passes), "wide"},
+		{"not by who translates it", Selector{Rules: []Rule{rule("198.51.100.0/24", "us")}, Directions: transit}, tuple("192.168.1.5:1", "203.0.113.7:443", passes), ""},
 		{"protocol", Selector{Rules: rules, Protos: []trace.Proto{trace.UDP}}, out, ""},
 		{"IPv4 only", Selector{Rules: rules, IPv4Only: true}, out, "narrow"},
 		{"IPv6 only", Selector{Rules: rules, IPv6Only: true}, out, ""},
@@ -85,6 +96,10 @@ func TestPrefixes(t *testing.T) {
 	}
 	if got := s.Prefixes(); !slices.Equal(got, want) {
 		t.Errorf("%v", got)
+	}
+	s.Directions = []trace.Direction{trace.Out, trace.Transit}
+	if got := s.Prefixes(); got != nil {
+		t.Errorf("a client's packets leave with another address than the one that selects them: %v", got)
 	}
 }
 

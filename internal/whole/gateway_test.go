@@ -1,0 +1,85 @@
+//go:build linux
+
+package whole
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"servicetraceroute/internal/lab/labtest"
+	"servicetraceroute/internal/lab/peer"
+	"servicetraceroute/internal/scenario"
+	"servicetraceroute/trace"
+)
+
+// TestGateway runs the command on a gateway that masquerades: it traces a client's
+// connection, by the client's address, of which the client hears nothing. It keeps the one
+// capability that takes.
+func TestGateway(t *testing.T) {
+	f := &field{bin: build(t)}
+	n := scenario.Network{Name: "gateway", Nodes: []scenario.Node{
+		{Name: "client", Kind: scenario.Host}, {Name: "gw", Kind: scenario.Router, NAT: &scenario.NAT{Outside: "gw-r1"}},
+		{Name: "r1", Kind: scenario.Router}, {Name: "r2", Kind: scenario.Router}, {Name: "r3", Kind: scenario.Router},
+		{Name: "server", Kind: scenario.Host},
+	}}
+	for i := range len(n.Nodes) - 1 {
+		n.Links = append(n.Links, scenario.Link{A: n.Nodes[i].Name, B: n.Nodes[i+1].Name})
+	}
+	f.Lab = labtest.Start(t, n)
+	f.server = f.Node("server").Addr(false)
+	if _, err := peer.ServeHTTPS(t.Context(), f.Node("server"), peer.HTTPSConfig{Port: 443}); err != nil {
+		t.Fatal(err)
+	}
+	before, err := peer.ReadCounters(t.Context(), f.Node("client"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := f.Node("client").Addr(false)
+	file := filepath.Join(t.TempDir(), "paths.ndjson")
+	p := start(t, f.Node("gw").Do, nil, f.bin, "trace", "--host", client.String(), "--direction", "transit", "--output", "json", "-o", file)
+	p.stderr.await(t, "watching")
+	for _, s := range threads(t, f.bin) {
+		for _, want := range []string{"CapEff:\t0000000000001000\n", "CapPrm:\t0000000000001000\n", "CapInh:\t0000000000000000\n", "NoNewPrivs:\t1\n"} {
+			if !strings.Contains(s, want) {
+				t.Errorf("lacks %q:\n%s", want, s)
+			}
+		}
+	}
+	f.download(t, 3*time.Second)
+	if status, _ := p.signal(t, syscall.SIGINT, false); status != 0 {
+		t.Errorf("status %d: %s", status, p.stderr.String())
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var traces []*trace.Trace
+	for line := range bytes.Lines(b) {
+		ev, err := trace.Unmarshal(line)
+		if err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		if tr, ok := ev.(*trace.Trace); ok {
+			traces = append(traces, tr)
+		}
+	}
+	if len(traces) != 1 {
+		t.Fatalf("%d traces:\n%s", len(traces), b)
+	}
+	tr := traces[0]
+	if tr.Flow.Src.Addr() != client || tr.Flow.NAT == nil || tr.Flow.Direction != trace.Transit || tr.Stop != trace.StopFence || len(tr.Hops) != 2 || tr.Service.By != trace.ByAddress {
+		t.Errorf("%s", b)
+	}
+	after, err := peer.ReadCounters(t.Context(), f.Node("client"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := after.Delta(before); d["Icmp.InMsgs"] != 0 {
+		t.Errorf("the client heard %d errors", d["Icmp.InMsgs"])
+	}
+}

@@ -191,13 +191,14 @@ func (e *Engine) refusal(f *flow.Flow) trace.Reason {
 		return trace.ReasonLoopback
 	case dst.IsMulticast() || dst.IsUnspecified():
 		return trace.ReasonExcluded
-	case f.Direction == trace.Transit && !e.cfg.NoProbe && (e.cfg.CanDrop == nil || !e.cfg.CanDrop() || attached(f).hearing == HearsErrors):
-		return trace.ReasonCapability // the client would hear of each probe
 	}
 	for _, p := range e.cfg.Exclude {
 		if p.Contains(dst) {
 			return trace.ReasonExcluded
 		}
+	}
+	if f.Direction == trace.Transit && !e.cfg.NoProbe && (attached(f).hearing == HearsErrors || e.cfg.CanDrop == nil || !e.cfg.CanDrop()) {
+		return trace.ReasonCapability // the client would hear of each probe
 	}
 	return 0
 }

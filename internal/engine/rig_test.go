@@ -34,7 +34,6 @@ type rig struct {
 	link       int                      // at which packets pass
 	copies     bool                     // the tap shows our own probes
 	fails      func(wire.TCPProbe) bool // which of them cannot be sent
-	drops      bool                     // their errors are to be dropped
 }
 
 const rtt = 20 * time.Millisecond
@@ -79,9 +78,6 @@ func (r *rig) step(p *capture.Packet) {
 		batch = nil
 		for _, out := range a.Probes {
 			b := append([]byte(nil), out.Packet...)
-			if out.DropErrors != r.drops {
-				r.t.Errorf("DropErrors is %v", out.DropErrors)
-			}
 			if r.fails != nil && r.fails(decode(r.t, b)) {
 				r.e.Failed(r.now, out, FailOther)
 				continue

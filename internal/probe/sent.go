@@ -218,10 +218,6 @@ func (s *Sent) confirm(q *wire.Quote) Verdict {
 	return Doubtful
 }
 
-// Identified reports whether a quote with the probe's sequence number shows its
-// identification too, where there is one.
-func (s *Sent) Identified(q *wire.Quote) bool { return q.Version == 6 || s.idFits(q) }
-
 // idFits compares the IPv4 identification.
 func (s *Sent) idFits(q *wire.Quote) bool { return q.ID == s.ID || q.ID == swap16(s.ID) }
 
@@ -238,6 +234,10 @@ func (s *Sent) lengthFits(q *wire.Quote) bool {
 }
 
 func swap16(v uint16) uint16 { return v>>8 | v<<8 }
+
+// Identified reports whether a quote with the probe's sequence number shows its
+// identification too, where there is one.
+func (s *Sent) Identified(q *wire.Quote) bool { return q.Version == 6 || s.idFits(q) }
 
 // Differences names what the path changed in the quoted probe.
 func (s *Sent) Differences(q *wire.Quote) (d Differences) {

@@ -518,18 +518,26 @@ func TestTransitHeardAnyway(t *testing.T) {
 	}
 }
 
-// When the destination answers although it should be farther, nothing more goes that far.
+// When the destination answers although it should be farther, nothing more goes that far,
+// also when nearer routers answer later.
 func TestTransitNearer(t *testing.T) {
 	g := newGateway(t, false, true, true, Config{CanDrop: func() bool { return true }})
 	g.handshake()
 	g.exchange() // it seems to be at 8, and is at 4
-	for range 4 {
-		g.routers(4)
-		g.after(10 * time.Millisecond)
+	for range 2 {
+		for i, p := range g.probes {
+			if b := g.packets[i]; b != nil && (p.TTL == 2 || p.TTL == 3) {
+				g.packets[i] = nil
+				g.timeExceeded(int(p.TTL), b)
+			}
+		}
+		g.after(rtt)
 	}
-	g.after(rtt)
-	g.in(segment{flags: wire.ACK})
 	n := len(g.probes)
+	if high := g.probes[n-1].TTL; high < 4 {
+		t.Fatalf("no probe beyond TTL %d before", high)
+	}
+	g.in(segment{flags: wire.ACK})
 	for range 100 {
 		g.routers(4)
 		g.after(50 * time.Millisecond)

@@ -13,12 +13,16 @@ import (
 // ICMP errors about its probes might be heard of and cannot be dropped.
 const WarnErrorsHeard = "UDP flows whose sockets hear of ICMP errors, or over IPv6 may, are refused"
 
+// warnClientsHear is the same for forwarded flows, whose clients would hear of them.
+const warnClientsHear = "forwarded flows are refused"
+
 // dropRule drops the ICMP errors about probes, where applications would hear of them. It
 // belongs to the loop.
 type dropRule struct {
 	rule   *firewall.Rule // nil: there is none
 	err    error          // why it is of no use
 	told   bool           // in the log
+	toldOf bool           // of forwarded flows
 	log    *slog.Logger
 	probes [][]byte
 }
@@ -28,7 +32,7 @@ type dropRule struct {
 func openRule(cfg Config) *dropRule {
 	r := &dropRule{log: cfg.Logger}
 	if cfg.Source != nil || cfg.NoProbe {
-		r.err, r.told = errors.ErrUnsupported, true // whose packets these are is not known here
+		r.err, r.told, r.toldOf = errors.ErrUnsupported, true, true // whose packets these are is not known here
 		return r
 	}
 	r.rule, r.err = firewall.Open()
@@ -36,13 +40,18 @@ func openRule(cfg Config) *dropRule {
 }
 
 // ready puts the rule in force; false where that cannot be.
-func (r *dropRule) ready() bool {
+func (r *dropRule) ready() bool { return r.readyFor(WarnErrorsHeard, &r.told) }
+
+// readyForwarded is ready for forwarded flows.
+func (r *dropRule) readyForwarded() bool { return r.readyFor(warnClientsHear, &r.toldOf) }
+
+func (r *dropRule) readyFor(without string, told *bool) bool {
 	if r.err == nil {
 		r.err = r.rule.Ready()
 	}
-	if r.err != nil && !r.told {
-		r.told = true
-		r.log.Warn(WarnErrorsHeard+": to drop those about probes takes CAP_NET_ADMIN and nf_tables", "err", r.err)
+	if r.err != nil && !*told {
+		*told = true
+		r.log.Warn(without+": to drop ICMP errors about probes takes CAP_NET_ADMIN and nf_tables", "err", r.err)
 	}
 	return r.err == nil
 }

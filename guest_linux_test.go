@@ -314,7 +314,8 @@ func TestLocalNAT(t *testing.T) {
 			t.Errorf("of %v and %v not traced: %v", before, after, left)
 		}
 	})
-	// A container's flow, masqueraded, looks like the host's own where it leaves.
+	// A container's flow, masqueraded, looks like the host's own where it leaves, and is
+	// none.
 	t.Run("container", func(t *testing.T) {
 		second := netip.AddrPortFrom(serverAddr.Addr(), 444)
 		echoes(t, h.server, second)
@@ -327,8 +328,19 @@ func TestLocalNAT(t *testing.T) {
 				t.Errorf("at the host: %v, path %q", tr, path(tr))
 			}
 		}
-		if len(s.traces) != 2 {
-			t.Errorf("at the host: %d traces, want its own flow's and the container's", len(s.traces))
+		if len(s.traces) != 1 {
+			t.Errorf("at the host: %d traces, want its own flow's", len(s.traces))
+		}
+		s = selectFor(t, servicetraceroute.Config{}, h.host, servicetraceroute.Selection{
+			Hosts: []string{serverAddr.Addr().String()}, Directions: []trace.Direction{trace.Transit},
+		}, 3*time.Second, nil)
+		if len(s.traces) != 1 {
+			t.Fatalf("at the host: %d traces, want the container's flow's", len(s.traces))
+		}
+		// The server is too near for a probe that certainly does not come there.
+		tr := s.traces[0]
+		if tr.Flow.Src.Addr().String() != "10.88.0.2" || tr.Flow.Wire().Src.Addr().String() != "192.0.2.1" || tr.Flow.Interface != "eth0" || tr.Stop != trace.StopFence || len(tr.Hops) > 0 {
+			t.Errorf("at the host: %v, path %q", tr, path(tr))
 		}
 	})
 }

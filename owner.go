@@ -102,19 +102,32 @@ func (t *Tracer) tellHearings(now time.Time) {
 func (t *Tracer) tellPlaces(now time.Time) (any bool) {
 	for _, k := range t.engine.Places() {
 		any = true
-		first, answers, err := t.sockets.Connection(k)
-		if err == nil {
-			t.engine.Place(now, k, first, answers)
-			continue
+		if !t.blind {
+			first, answers, err := t.sockets.Connection(k)
+			if err == nil {
+				t.engine.Place(now, k, first, answers)
+				continue
+			}
+			t.blind = errors.Is(err, os.ErrPermission)
+			t.log.Debug("a flow is not tracked", "err", err)
 		}
-		if errors.Is(err, os.ErrPermission) && !t.blind {
-			t.blind = true
-			t.log.Warn("forwarded flows whose addresses this host translates cannot be told from its own: they are not traced as transit", "needs", "CAP_NET_ADMIN")
-		}
-		t.log.Debug("a flow is not tracked", "err", err)
 		t.engine.Untracked(now, k)
 	}
+	if any && t.blind && !t.blindTold && t.wantsTransit() {
+		t.blindTold = true
+		t.log.Warn("forwarded flows whose addresses this host translates cannot be told from its own: that takes CAP_NET_ADMIN")
+	}
 	return any
+}
+
+// wantsTransit reports whether a watch may select forwarded flows.
+func (t *Tracer) wantsTransit() bool {
+	for w := range t.watches {
+		if w.Selector.WantsTransit() {
+			return true
+		}
+	}
+	return false
 }
 
 // takeOwners hands the engine what was found out since the last call.

@@ -38,17 +38,18 @@ type Tracer struct {
 	err      error         // why, valid after done
 
 	// Owned by the loop.
-	clock   *capture.Clock // of packets of a Config.Source
-	batch   []Packet       // of such packets
-	engine  *engine.Engine
-	watches map[*engine.Watch]*subscription
-	rule    *dropRule
-	minute  time.Time
-	pcap    *evidence.Writer // nil: none is kept
-	pcapErr error            // of writing it, valid after done
-	results results
-	unread  uint64 // records dropped since their reader was too slow
-	blind   bool   // it was said that connection tracking cannot be asked
+	clock     *capture.Clock // of packets of a Config.Source
+	batch     []Packet       // of such packets
+	engine    *engine.Engine
+	watches   map[*engine.Watch]*subscription
+	rule      *dropRule
+	minute    time.Time
+	pcap      *evidence.Writer // nil: none is kept
+	pcapErr   error            // of writing it, valid after done
+	results   results
+	unread    uint64 // records dropped since their reader was too slow
+	blind     bool   // connection tracking may not be asked
+	blindTold bool   // in the log
 }
 
 // New opens the packet sockets (or takes the Config's) and starts watching, so that
@@ -107,7 +108,7 @@ func open(cfg Config) (*Tracer, error) {
 	}
 	t.openSockets()
 	t.rule = openRule(cfg)
-	ec.Tracked, ec.CanDrop = t.sockets != nil && t.sockets.Tracks(), t.rule.ready
+	ec.Tracked, ec.CanDrop = t.sockets != nil && t.sockets.Tracks(), t.rule.readyForwarded
 	now := time.Now()
 	t.engine, t.minute = engine.New(now, ec), now
 	t.openPcap()

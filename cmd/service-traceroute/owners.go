@@ -59,11 +59,12 @@ func translations() []privilege.Capability {
 }
 
 // dropping is the capability with which ICMP errors about probes are dropped where an
-// application might hear of them, as every UDP socket may over IPv6; none where no UDP
+// application might hear of them, as every UDP socket may over IPv6, or the client of a
+// forwarded flow, and with which the kernel tells whose flow that is; none where no such
 // flow is probed.
 func (f *traceFlags) dropping() []privilege.Capability {
 	udp := len(f.protos) == 0 || slices.Contains(f.protos, "udp")
-	if !udp || f.udpProbe == "off" || f.noProbe {
+	if !f.forwarded() && (!udp || f.udpProbe == "off" || f.noProbe) {
 		return nil
 	}
 	return []privilege.Capability{privilege.NetAdmin}

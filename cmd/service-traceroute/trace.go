@@ -22,7 +22,7 @@ What:   --service NAME (of: services list)  --catalogue FILE  --no-dns
         --host ADDR|PREFIX|NAME (and all below it)|*.NAME|/REGEX/
         --process NAME  --pid N  --cgroup PATH
 Narrow: all of these, --port N|A-B  --proto tcp|udp  --udp-probe off|auto|always
-        --interface IF  --direction out|in|transit|any (a gateway's: transit)  -4  -6
+        --interface IF  --direction out|in|transit (forwarded)|any  -4  -6
 Where:  --netns NAME|PATH|all (containers: another network namespace, or each)
 How:    --algorithm packet-by-packet|hop-by-hop|concurrent|adaptive   --probes 3
         --first-ttl 1  --max-ttl 32 --timeout 2s --max-silent 5  --border PREFIX

@@ -83,10 +83,11 @@ func turned(k trace.FlowKey) trace.FlowKey {
 // place of one that stands: a flood of first packets asks nothing. It reports false when
 // the flow is followed elsewhere.
 func (e *Engine) locate(f *flow.Flow, passing, outgoing bool) bool {
-	if !e.transit {
+	a, _ := f.Attachment.(*attachment)
+	if !e.transit && (a == nil || a.place == unplaced) {
 		return true
 	}
-	a := attached(f)
+	a = attached(f)
 	if a.passing = passing; passing {
 		f.Direction = trace.Transit
 	}
@@ -98,7 +99,7 @@ func (e *Engine) locate(f *flow.Flow, passing, outgoing bool) bool {
 			a.place = aside
 		}
 	}
-	if a.place == unplaced && (f.TCP.Established || f.UDP.Exchanges > 0) {
+	if e.transit && a.place == unplaced && (f.TCP.Established || f.UDP.Exchanges > 0) {
 		e.askPlace(f, a)
 	}
 	return a.place != aside
@@ -110,7 +111,7 @@ const tupleLife = 25 * time.Second
 
 // reusable lets the place of a UDP flow that was silent for long be asked for again.
 func (e *Engine) reusable(now time.Time, k trace.FlowKey) {
-	if !e.transit {
+	if !e.cfg.Tracked {
 		return
 	}
 	if f := e.table.Get(k); f != nil && now.Sub(f.LastSeen) > tupleLife && attached(f).run == nil {
@@ -120,7 +121,7 @@ func (e *Engine) reusable(now time.Time, k trace.FlowKey) {
 }
 
 func (e *Engine) askPlace(f *flow.Flow, a *attachment) {
-	if !e.cfg.Tracked {
+	if !e.cfg.Tracked || e.cfg.Local == nil {
 		e.untracked(f, a)
 		return
 	}
@@ -128,13 +129,17 @@ func (e *Engine) askPlace(f *flow.Flow, a *attachment) {
 	e.places = append(e.places, f.Key)
 }
 
-// knowsPlace reports whether it is known who a flow's ends are, and asks if it was not
-// asked yet.
+// knowsPlace reports whether it is known who a selected flow's ends are, and asks if it was
+// not asked yet. Where no forwarded flows are wanted it matters only whether one that looks
+// like this host's own is.
 func (e *Engine) knowsPlace(f *flow.Flow, a *attachment) bool {
-	if e.transit && a.place == unplaced {
+	if !e.transit && (f.Direction != trace.Out || a.owner != nil || a.watch.single()) {
+		return true
+	}
+	if a.place == unplaced {
 		e.askPlace(f, a)
 	}
-	return !e.transit || a.place == placed
+	return a.place == placed
 }
 
 // Places hands out the flows, by their keys on the wire, of which the engine wants to
@@ -163,7 +168,7 @@ func (e *Engine) Place(now time.Time, k, first, answers trace.FlowKey) {
 		if first != k {
 			a.client = first
 		}
-	case first == in && (a.passing || foreign(answers)):
+	case first == in && e.transit && (a.passing || foreign(answers)):
 		a.place = aside
 	case !a.passing && was == trace.Transit:
 		f.Direction = trace.Out // this host's own has the tuple now

@@ -235,6 +235,30 @@ func TestTransitBesideOwn(t *testing.T) {
 	}
 }
 
+// A masqueraded connection is not taken for one of this host's own where forwarded ones are
+// not wanted, as far as connection tracking tells.
+func TestTransitNotWanted(t *testing.T) {
+	for _, own := range []bool{true, false} {
+		g := newGateway(t, false, true, true, Config{CanDrop: func() bool { return true }})
+		by := *g.w
+		by.Selector.Directions = nil
+		g.e.Replace(g.now, g.w, by)
+		if own {
+			g.lan = g.me
+			g.rig.handshake()
+			g.tell()
+			g.rig.exchange()
+		} else {
+			g.handshake()
+			g.exchange()
+		}
+		all := g.run()
+		if (len(g.probes) > 0) != own || g.w.Matched() != 0 != own || !own && len(all) > 0 {
+			t.Errorf("own %v: %v, %d probes, %d matched", own, all, len(g.probes), g.w.Matched())
+		}
+	}
+}
+
 // A connection that is handed on to a server behind this host is followed where its
 // client's packets leave, and is no accepted one beside.
 func TestTransitPortForwarded(t *testing.T) {

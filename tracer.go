@@ -62,7 +62,9 @@ type Tracer struct {
 // a Tracer with CAP_NET_ADMIN puts a rule of its own into the network namespace's nf_tables
 // when the first one appears. The rule is gone after Close, and when the process dies. Without
 // the capability, also when it is dropped later, these flows are refused
-// (trace.ReasonRecvErr), and the Logger is told once.
+// (trace.ReasonRecvErr), and the Logger is told once. The same holds for flows that this host
+// only forwards (Selection.Directions), whose clients would hear of those errors; they are
+// refused for trace.ReasonCapability.
 //
 // Errors match os.ErrPermission when the process may not open packet sockets and
 // errors.ErrUnsupported where this system cannot capture.
@@ -189,7 +191,8 @@ func (t *Tracer) Watch(ctx context.Context, sel Selection) iter.Seq2[trace.Event
 }
 
 // Trace traces one flow, which may exist already; of the argument only Proto, Src and
-// Dst are read. Src is this host's end. Source port 0 waits for the first flow that
+// Dst are read. Src is this host's end or, of a flow that it only forwards, the client
+// behind it, as that calls itself. Source port 0 waits for the first flow that
 // matches the rest, a zero source address matches any. A flow that shows no packet
 // has to be waited for, see TraceConn for one of this process.
 //

@@ -103,9 +103,12 @@ func (t *Tracer) tellPlaces(now time.Time) (any bool) {
 	for _, k := range t.engine.Places() {
 		any = true
 		if !t.blind {
-			first, answers, err := t.sockets.Connection(k)
+			c, err := t.sockets.Connection(k)
 			if err == nil {
-				t.engine.Place(now, k, first, answers)
+				if h := c.Handshake; c.KnowsHandshake && c.Answers.Src == k.Dst { // there is no socket to ask
+					t.engine.Scale(k, h.LocalScale, h.PeerScale, h.SACK)
+				}
+				t.engine.Place(now, k, c.First, c.Answers)
 				continue
 			}
 			t.blind = errors.Is(err, os.ErrPermission)

@@ -96,14 +96,13 @@ func (s *Sockets) OnWire(socket trace.FlowKey) trace.FlowKey {
 func (s *Sockets) Tracks() bool { return s.nat != nil }
 
 // Connection tells what connection tracking knows of a flow that is on the wire as wire,
-// seen from this host: the tuple of its first packet as that came, and the one of the
-// answers. Without CAP_NET_ADMIN the error matches os.ErrPermission.
-func (s *Sockets) Connection(wire trace.FlowKey) (first, answers trace.FlowKey, err error) {
+// seen from this host. Without CAP_NET_ADMIN the error matches os.ErrPermission.
+func (s *Sockets) Connection(wire trace.FlowKey) (Connection, error) {
 	c, err := s.nat.ask(turned(wire))
 	if err != nil {
-		return first, answers, fmt.Errorf("owner: connection of %v: %w", wire, err)
+		return c, fmt.Errorf("owner: connection of %v: %w", wire, err)
 	}
-	return c.orig, c.reply, nil
+	return c, nil
 }
 
 // Handshake tells how a local socket's connection was agreed upon. Interface is the

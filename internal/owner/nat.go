@@ -11,6 +11,32 @@ import (
 // other turned round.
 type tracked struct{ orig, reply trace.FlowKey }
 
+// Connection is what connection tracking knows of a flow, whoever its ends are.
+type Connection struct {
+	First   trace.FlowKey // its first packet, as that came
+	Answers trace.FlowKey // as they come
+	// Handshake is that of the first packet's sender; known only of TCP, if the handshake
+	// was seen and both ends scale their windows.
+	Handshake      Handshake
+	KnowsHandshake bool
+}
+
+// What conntrack remembers of the options of one side's SYN: IP_CT_TCP_FLAG_…
+// (linux/netfilter/nf_conntrack_tcp.h).
+const (
+	flagWindowScale = 1
+	flagSACK        = 2
+)
+
+// handshook takes in the scales and flags of the sender's and of the answering side.
+func (c *Connection) handshook(scale, peer uint8, flags, peerFlags uint8) {
+	both := flags & peerFlags
+	c.KnowsHandshake = both&flagWindowScale != 0
+	if c.KnowsHandshake {
+		c.Handshake = Handshake{LocalScale: scale, PeerScale: peer, SACK: both&flagSACK != 0}
+	}
+}
+
 // turned is the same flow seen from its other end.
 func turned(k trace.FlowKey) trace.FlowKey {
 	return trace.FlowKey{Proto: k.Proto, Src: k.Dst, Dst: k.Src}

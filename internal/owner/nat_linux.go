@@ -45,13 +45,13 @@ func openTranslations() (*translations, error) {
 // get looks up the connection one of whose tuples is key.
 func (t *translations) get(key trace.FlowKey) (tracked, bool) {
 	c, err := t.ask(key)
-	return c, err == nil // not tracked, or not ours to ask
+	return tracked{c.First, c.Answers}, err == nil // not tracked, or not ours to ask
 }
 
 // ask is get with the reason why not.
-func (t *translations) ask(key trace.FlowKey) (tracked, error) {
+func (t *translations) ask(key trace.FlowKey) (c Connection, err error) {
 	if t == nil {
-		return tracked{}, errGone
+		return c, errGone
 	}
 	q := conntrack.Flow{TupleOrig: conntrack.Tuple{
 		IP: conntrack.IPTuple{SourceAddress: key.Src.Addr(), DestinationAddress: key.Dst.Addr()},
@@ -66,12 +66,17 @@ func (t *translations) ask(key trace.FlowKey) (tracked, error) {
 	defer t.mu.Unlock()
 	f, err := t.conn.Get(q)
 	if err != nil {
-		return tracked{}, err
+		return c, err
 	}
 	of := func(u conntrack.Tuple) trace.FlowKey {
 		return keyOf(u.Proto.Protocol, u.IP.SourceAddress, u.IP.DestinationAddress, u.Proto.SourcePort, u.Proto.DestinationPort)
 	}
-	return tracked{of(f.TupleOrig), of(f.TupleReply)}, nil
+	c.First, c.Answers = of(f.TupleOrig), of(f.TupleReply)
+	if p := f.ProtoInfo.TCP; p != nil {
+		// struct nf_ct_tcp_flags: the flags, then a mask for those who set them.
+		c.handshook(p.OriginalWindowScale, p.ReplyWindowScale, uint8(p.OriginalFlags>>8), uint8(p.ReplyFlags>>8))
+	}
+	return c, nil
 }
 
 // inside is the socket's key of a flow on the wire; ok only if it is another one.

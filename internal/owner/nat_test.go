@@ -7,6 +7,29 @@ import (
 	"servicetraceroute/trace"
 )
 
+// A connection that conntrack joined late has no scales, and is not taken for one without.
+func TestHandshook(t *testing.T) {
+	for _, test := range []struct {
+		flags, peer uint8
+		known, sack bool
+	}{
+		{flagWindowScale | flagSACK, flagWindowScale | flagSACK, true, true},
+		{flagWindowScale | flagSACK, flagWindowScale, true, false},
+		{flagWindowScale, 0, false, false},
+		{flagSACK | 8, flagSACK | 8, false, false}, // IP_CT_TCP_FLAG_BE_LIBERAL: joined late
+	} {
+		var c Connection
+		c.handshook(7, 9, test.flags, test.peer)
+		want := Connection{}
+		if test.known {
+			want = Connection{Handshake: Handshake{LocalScale: 7, PeerScale: 9, SACK: test.sack}, KnowsHandshake: true}
+		}
+		if c != want {
+			t.Errorf("%b, %b: %+v", test.flags, test.peer, c)
+		}
+	}
+}
+
 func TestTracked(t *testing.T) {
 	key := func(src, dst string) trace.FlowKey {
 		return trace.FlowKey{Proto: trace.TCP, Src: netip.MustParseAddrPort(src), Dst: netip.MustParseAddrPort(dst)}

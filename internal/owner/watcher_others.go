@@ -55,9 +55,7 @@ func (s *Sockets) Close() error { return nil }
 func (s *Sockets) Tracks() bool { return false }
 
 // Connection is never called.
-func (s *Sockets) Connection(trace.FlowKey) (first, answers trace.FlowKey, err error) {
-	return first, answers, unsupported{}
-}
+func (s *Sockets) Connection(trace.FlowKey) (Connection, error) { return Connection{}, unsupported{} }
 
 // unsupported matches errors.ErrUnsupported, whose own words would add nothing.
 type unsupported struct{}

@@ -13,8 +13,8 @@ import (
 // ICMP errors about its probes might be heard of and cannot be dropped.
 const WarnErrorsHeard = "UDP flows whose sockets hear of ICMP errors, or over IPv6 may, are refused"
 
-// warnClientsHear is the same for forwarded flows, whose clients would hear of them.
-const warnClientsHear = "forwarded flows are refused"
+// WarnClientsHear is the same for forwarded flows, whose clients would hear of them.
+const WarnClientsHear = "forwarded flows are refused"
 
 // dropRule drops the ICMP errors about probes, where applications would hear of them. It
 // belongs to the loop.
@@ -43,7 +43,7 @@ func openRule(cfg Config) *dropRule {
 func (r *dropRule) ready() bool { return r.readyFor(WarnErrorsHeard, &r.told) }
 
 // readyForwarded is ready for forwarded flows.
-func (r *dropRule) readyForwarded() bool { return r.readyFor(warnClientsHear, &r.toldOf) }
+func (r *dropRule) readyForwarded() bool { return r.readyFor(WarnClientsHear, &r.toldOf) }
 
 func (r *dropRule) readyFor(without string, told *bool) bool {
 	if r.err == nil {

@@ -29,8 +29,13 @@ func (h warnings) Handle(_ context.Context, r slog.Record) error {
 		line += " (" + strings.Join(details, ": ") + ")"
 	}
 	_, err := fmt.Fprintln(h.w, line)
-	if strings.HasPrefix(r.Message, servicetraceroute.WarnErrorsHeard) && err == nil {
-		_, err = fmt.Fprintln(h.w, "hint: run as root, or setcap cap_net_raw,cap_net_admin+ep FILE; --proto tcp asks for no UDP flows")
+	const hint = "hint: run as root, or setcap cap_net_raw,cap_net_admin+ep FILE"
+	switch {
+	case err != nil:
+	case strings.HasPrefix(r.Message, servicetraceroute.WarnErrorsHeard):
+		_, err = fmt.Fprintln(h.w, hint+"; --proto tcp asks for no UDP flows")
+	case strings.HasPrefix(r.Message, servicetraceroute.WarnClientsHear):
+		_, err = fmt.Fprintln(h.w, hint)
 	}
 	return err
 }

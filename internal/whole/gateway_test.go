@@ -3,8 +3,8 @@
 package whole
 
 import (
-	"bytes"
-	"os"
+	"fmt"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -54,32 +54,47 @@ func TestGateway(t *testing.T) {
 	if status, _ := p.signal(t, syscall.SIGINT, false); status != 0 {
 		t.Errorf("status %d: %s", status, p.stderr.String())
 	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var traces []*trace.Trace
-	for line := range bytes.Lines(b) {
-		ev, err := trace.Unmarshal(line)
-		if err != nil {
-			t.Fatalf("%v: %s", err, line)
-		}
-		if tr, ok := ev.(*trace.Trace); ok {
-			traces = append(traces, tr)
-		}
-	}
+	traces := parsed(t, file)
 	if len(traces) != 1 {
-		t.Fatalf("%d traces:\n%s", len(traces), b)
+		t.Fatalf("%d traces", len(traces))
 	}
 	tr := traces[0]
 	if tr.Flow.Src.Addr() != client || tr.Flow.NAT == nil || tr.Flow.Direction != trace.Transit || tr.Stop != trace.StopFence || len(tr.Hops) != 2 || tr.Service.By != trace.ByAddress {
-		t.Errorf("%s", b)
+		t.Errorf("%+v", tr)
 	}
+	f.gatewayWithoutNetAdmin(t)
 	after, err := peer.ReadCounters(t.Context(), f.Node("client"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if d := after.Delta(before); d["Icmp.InMsgs"] != 0 {
 		t.Errorf("the client heard %d errors", d["Icmp.InMsgs"])
+	}
+}
+
+// gatewayWithoutNetAdmin traces nothing, and says why: what is translated cannot be told from
+// the gateway's own, and of what is not (IPv6 here) the client would hear.
+func (f *field) gatewayWithoutNetAdmin(t *testing.T) {
+	server := f.Node("server").Addr(true)
+	file := filepath.Join(t.TempDir(), "paths.ndjson")
+	p := start(t, f.Node("gw").Do, func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, envConfined+"=1") }, self(t),
+		f.bin, "trace", "--host", f.server.String(), "--host", server.String(), "--direction", "transit", "--output", "json", "-o", file)
+	p.stderr.await(t, "watching")
+	f.download(t, time.Second)
+	got, err := peer.Get(t.Context(), f.Node("client"), peer.GetConfig{URL: fmt.Sprintf("https://[%v]/slow/400000?for=1s", server)})
+	if err != nil || len(got) != 1 || !got[0].Intact {
+		t.Errorf("%+v, %v", got, err)
+	}
+	eventually(t, "a trace", func() bool { return len(parsed(t, file)) > 0 })
+	p.signal(t, syscall.SIGINT, false)
+	all := parsed(t, file)
+	if len(all) != 1 || all[0].Flow.Dst.Addr() != server || all[0].Stop != trace.StopRefused || all[0].Reason != trace.ReasonCapability {
+		t.Errorf("%+v", all)
+	}
+	text := p.stderr.String()
+	for _, want := range []string{"warning: forwarded flows are refused: ", "warning: forwarded flows whose addresses", "\nhint: "} {
+		if strings.Count(text, want) != 1 {
+			t.Errorf("want %q once in:\n%s", want, text)
+		}
 	}
 }

@@ -153,6 +153,7 @@ func TestCommand(t *testing.T) {
 	t.Run("no flow matches", f.noFlowMatches)
 	t.Run("no probe", f.noProbe)
 	t.Run("dial", f.dial)
+	t.Run("dial over QUIC", f.dialQUIC)
 	t.Run("privileges are dropped", f.privilegesAreDropped)
 }
 

@@ -96,12 +96,7 @@ func (s *Sockets) OnWire(socket trace.FlowKey) trace.FlowKey {
 // one at which the flow is seen, the key that on the wire. A flow that is none of this
 // host's is an error.
 func (s *Sockets) Handshake(key trace.FlowKey, ifindex int) (Handshake, error) {
-	a, err := s.diag.ask(key, ifindex, diagInfo)
-	if errors.Is(err, errGone) {
-		if socket, ok := s.nat.inside(key); ok {
-			a, err = s.diag.ask(socket, ifindex, diagInfo)
-		}
-	}
+	a, err := s.ask(key, ifindex, diagInfo)
 	if err == nil && !a.hasInfo {
 		err = errShort
 	}
@@ -114,12 +109,7 @@ func (s *Sockets) Handshake(key trace.FlowKey, ifindex int) (Handshake, error) {
 // HearsErrors reports whether a local socket is told of every ICMP error about its flow
 // (IP_RECVERR, IPV6_RECVERR), as far as is known: with an error it is true.
 func (s *Sockets) HearsErrors(key trace.FlowKey, ifindex int) (bool, error) {
-	a, err := s.diag.ask(key, ifindex, 0)
-	if errors.Is(err, errGone) {
-		if socket, ok := s.nat.inside(key); ok {
-			a, err = s.diag.ask(socket, ifindex, 0)
-		}
-	}
+	a, err := s.ask(key, ifindex, 0)
 	if err == nil && !a.hasSockOpt {
 		err = errShort // a kernel that does not tell
 	}
@@ -127,6 +117,18 @@ func (s *Sockets) HearsErrors(key trace.FlowKey, ifindex int) (bool, error) {
 		return true, fmt.Errorf("owner: options of the socket of %v: %w", key, err)
 	}
 	return a.recvErr, nil
+}
+
+// ask asks for the socket of a flow on the wire, by what the socket itself calls it where
+// that is translated.
+func (s *Sockets) ask(key trace.FlowKey, ifindex, attribute int) (answer, error) {
+	a, err := s.diag.ask(key, ifindex, attribute)
+	if errors.Is(err, errGone) {
+		if socket, ok := s.nat.inside(key); ok {
+			a, err = s.diag.ask(socket, ifindex, attribute)
+		}
+	}
+	return a, err
 }
 
 // Close closes it.

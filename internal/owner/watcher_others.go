@@ -51,6 +51,15 @@ func (s *Sockets) OnWire(k trace.FlowKey) trace.FlowKey { return k }
 // Close is never called.
 func (s *Sockets) Close() error { return nil }
 
+// Finder needs Linux.
+type Finder struct{ mailbox }
+
+// NewFinder is never called.
+func NewFinder(*Sockets) *Finder { return nil }
+
+// Close is never called.
+func (x *Finder) Close() {}
+
 // unsupported matches errors.ErrUnsupported, whose own words would add nothing.
 type unsupported struct{}
 

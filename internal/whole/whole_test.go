@@ -189,6 +189,9 @@ func (f *field) traceToFile(t *testing.T) {
 	if tr.Stop != trace.StopDestination || !tr.Complete || tr.Label != "whole" || len(tr.Hops) != 3 || tr.Destination.TTL != 3 {
 		t.Errorf("%s", b)
 	}
+	if p := tr.Process; p == nil || p.PID != f.Node("client").Pid() {
+		t.Errorf("process %+v, the client's is %d", p, f.Node("client").Pid())
+	}
 }
 
 // Ctrl-C in the middle of a download prints what was found, at once.
@@ -235,8 +238,9 @@ func (f *field) privilegesAreDropped(t *testing.T) {
 	if len(statuses) == 0 {
 		t.Error("no process found")
 	}
+	// To say whose flows are: CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE.
 	for _, s := range statuses {
-		for _, want := range []string{"CapEff:\t0000000000000000\n", "CapPrm:\t0000000000000000\n", "CapInh:\t0000000000000000\n", "NoNewPrivs:\t1\n"} {
+		for _, want := range []string{"CapEff:\t0000000000080004\n", "CapPrm:\t0000000000080004\n", "CapInh:\t0000000000000000\n", "NoNewPrivs:\t1\n"} {
 			if !strings.Contains(s, want) {
 				t.Errorf("lacks %q:\n%s", want, s)
 			}

@@ -21,6 +21,10 @@ type Finder struct {
 	recent []int // the processes that were found last are likely to be next
 }
 
+// turn has room for one Finder that looks or rests: all of a process, one for each network
+// namespace, cost no more than one.
+var turn = make(chan struct{}, 1)
+
 // NewFinder makes one for the flows of these sockets, which stay open until it is closed.
 // Without CAP_SYS_PTRACE other users' processes stay unknown.
 func NewFinder(s *Sockets) *Finder {
@@ -47,17 +51,22 @@ func (x *Finder) run() {
 		case <-x.ready:
 		case <-timer.C:
 		}
+		select {
+		case <-x.quit:
+			return
+		case turn <- struct{}{}:
+		}
 		for _, q := range x.take() {
 			waiting = append(waiting, inquiry{Query: q})
 		}
 		start := time.Now()
 		waiting = x.look(start, waiting)
-		took := time.Since(start)
+		rest := time.After(restFactor * time.Since(start))
 		select {
 		case <-x.quit:
-			return
-		case <-time.After(restFactor * took):
+		case <-rest:
 		}
+		<-turn
 		timer.Stop()
 		if len(waiting) > 0 {
 			next := slices.MinFunc(waiting, func(a, b inquiry) int { return a.due.Compare(b.due) })

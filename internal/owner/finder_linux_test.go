@@ -192,3 +192,23 @@ func BenchmarkQuestion(b *testing.B) {
 		}
 	}
 }
+
+// Many Finders take turns, and one that waits for its turn can be closed.
+func TestFindersTakeTurns(t *testing.T) {
+	ns, x := newFinder(t)
+	var u *net.UDPConn
+	ns.Must(t, func() (err error) { u, err = net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}); return err })
+	defer u.Close()
+	key := trace.FlowKey{Proto: trace.UDP, Src: u.LocalAddr().(*net.UDPAddr).AddrPort(), Dst: netip.MustParseAddrPort("127.0.0.1:9")}
+	turn <- struct{}{} // as if another one looked
+	if _, ok := x.finding(t, key, 50*time.Millisecond); ok {
+		t.Error("two looked at once")
+	}
+	y := NewFinder(x.sockets)
+	y.Ask(Query{Key: key, Interface: loopback})
+	y.Close()
+	<-turn
+	if _, ok := x.finding(t, key, 10*time.Second); !ok {
+		t.Error("its turn never came")
+	}
+}

@@ -48,6 +48,9 @@ func (f *dialFlags) connectQUIC(ctx context.Context, to target) (*dialed, error)
 	if err != nil {
 		return nil, connectFailed(err)
 	}
+	if literal, err := netip.ParseAddr(to.host); err == nil && literal.Zone() != "" {
+		addrs = []netip.Addr{literal} // of which the resolver forgot the zone
+	}
 	var first error
 	for i, addr := range addrs {
 		// Each has its share of what is left.

@@ -197,7 +197,10 @@ func BenchmarkQuestion(b *testing.B) {
 func TestFindersTakeTurns(t *testing.T) {
 	ns, x := newFinder(t)
 	var u *net.UDPConn
-	ns.Must(t, func() (err error) { u, err = net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}); return err })
+	ns.Must(t, func() (err error) {
+		u, err = net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		return err
+	})
 	defer u.Close()
 	key := trace.FlowKey{Proto: trace.UDP, Src: u.LocalAddr().(*net.UDPAddr).AddrPort(), Dst: netip.MustParseAddrPort("127.0.0.1:9")}
 	turn <- struct{}{} // as if another one looked

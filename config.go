@@ -67,11 +67,11 @@ type Config struct {
 	// RingBytes is the memory that the packet socket shares with the kernel; 0 is
 	// 4 MiB, with PcapPayload 32 MiB. At least 512 KiB are taken.
 	RingBytes int
-	// Processes finds out which processes flows belong to, for the Selections that
-	// depend on it, and puts them into records. It opens two more sockets (none of
-	// which needs another capability). To look into other users' processes takes
-	// CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH as long as the Tracer runs; without
-	// them their flows have no owner. It excludes Source.
+	// Processes finds out which processes flows belong to as soon as they begin, for the
+	// Selections that depend on it; without it records name a process when it is found in
+	// time. It opens two more sockets (none of which needs another capability). To look
+	// into other users' processes takes CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH as long as
+	// the Tracer runs; without them their flows have no owner. It excludes Source.
 	Processes bool
 	// Pcap receives, as a pcapng file, the headers of the traced flows, our probes
 	// and the replies, each probe and each reply with a comment that names trace,

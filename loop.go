@@ -212,6 +212,9 @@ func (t *Tracer) shut(err error) {
 	if t.owners != nil {
 		closing = append(closing, t.owners.Close())
 	}
+	if t.finder != nil {
+		t.finder.Close()
+	}
 	if t.sockets != nil {
 		closing = append(closing, t.sockets.Close())
 	}

@@ -12,9 +12,10 @@ func (t *Tracer) narrow() {
 		return
 	}
 	none := len(t.watches) == 0
-	cfg := capture.Config{Payload: t.cfg.keepsPayload(), UDP: none, Names: none}
+	cfg := capture.Config{Payload: t.cfg.keepsPayload(), UDP: none, Names: none, NamesIn: none}
 	for w := range t.watches {
 		cfg.Names = cfg.Names || w.Selector.ByName()
+		cfg.NamesIn = cfg.NamesIn || w.Selector.ByName() && w.Selector.Accepted()
 		// DNS answers come over UDP.
 		cfg.UDP = cfg.UDP || w.Selector.WantsUDP() || cfg.Names && !t.cfg.NoDNS
 	}

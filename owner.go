@@ -38,16 +38,19 @@ func (t *Tracer) openOwners() (err error) {
 	return err
 }
 
-// openSockets opens what tells the window scale of flows that began before, where the
-// flows are this host's. Without it such a flow has less room for probes.
+// openSockets opens what tells the window scale of flows that began before, and whose
+// flows are, where the flows are this host's. Without it such a flow has less room for
+// probes, and records name no process.
 func (t *Tracer) openSockets() {
 	if t.cfg.Source != nil {
 		return
 	}
 	var err error
 	if t.sockets, err = owner.OpenSockets(); err != nil {
-		t.log.Info("window scales of flows that exist already stay unknown", "err", err)
+		t.log.Info("window scales of flows that exist already, and flows' processes, stay unknown", "err", err)
+		return
 	}
+	t.finder = owner.NewFinder(t.sockets)
 }
 
 // translated finds out how the one flow that the watch wants looks on the wire, when
@@ -135,6 +138,11 @@ func (t *Tracer) wantsTransit() bool {
 
 // takeOwners hands the engine what was found out since the last call.
 func (t *Tracer) takeOwners(now time.Time) {
+	if t.finder != nil {
+		for _, found := range t.finder.Found() {
+			t.engine.Found(found)
+		}
+	}
 	if t.owners == nil {
 		return
 	}
@@ -155,6 +163,9 @@ func (t *Tracer) askOwners() {
 			t.owners.Ask(q.Key, q.Interface)
 		}
 	}
+	if all := t.engine.Wonders(); t.finder != nil {
+		t.finder.Ask(all...)
+	}
 }
 
 // wantOwners looks only for those that some watch depends on.
@@ -169,12 +180,19 @@ func (t *Tracer) wantOwners() {
 	t.owners.Want(want)
 }
 
-// ownerStats are nil without Config.Processes.
+// ownerStats are nil where nobody can be asked.
 func (t *Tracer) ownerStats() *trace.OwnerStats {
-	if t.owners == nil {
+	if t.owners == nil && t.finder == nil {
 		return nil
 	}
-	s := trace.OwnerStats(t.owners.Stats())
+	var s trace.OwnerStats
+	if t.owners != nil {
+		s = trace.OwnerStats(t.owners.Stats())
+	}
+	if t.finder != nil {
+		f := t.finder.Stats()
+		s.Asked, s.Found, s.Unknown, s.Dropped = s.Asked+f.Asked, s.Found+f.Found, s.Unknown+f.Unknown, s.Dropped+f.Dropped
+	}
 	return &s
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 
 	"servicetraceroute"
 	"servicetraceroute/internal/lab/labtest"
+	"servicetraceroute/internal/lab/peer"
 	"servicetraceroute/internal/scenario"
 	"servicetraceroute/trace"
 )
@@ -46,13 +48,16 @@ func shortFlows() {
 	os.Exit(0)
 }
 
-// ownerLab is a client, two routers and a server.
-func ownerLab(t *testing.T) *field {
-	n := scenario.Network{Name: "owner", Nodes: []scenario.Node{
+// ownerNetwork is a client, two routers and a server.
+func ownerNetwork() scenario.Network {
+	return scenario.Network{Name: "owner", Nodes: []scenario.Node{
 		{Name: "client", Kind: scenario.Host}, {Name: "r1", Kind: scenario.Router}, {Name: "r2", Kind: scenario.Router},
 		{Name: "server", Kind: scenario.Host},
 	}, Links: []scenario.Link{{A: "client", B: "r1"}, {A: "r1", B: "r2"}, {A: "r2", B: "server"}}}
-	return newField(t, n, servicetraceroute.Config{Processes: true})
+}
+
+func ownerLab(t *testing.T) *field {
+	return newField(t, ownerNetwork(), servicetraceroute.Config{Processes: true})
 }
 
 // short runs such a program in the client and returns its number and ports.
@@ -129,6 +134,71 @@ func TestByProcess(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The records of a selection that no process decides name it all the same: of a connection
+// that was opened, of one that was accepted, and of UDP at a socket of its own and at one
+// for all.
+func TestRecordsNameTheProcess(t *testing.T) {
+	n := ownerNetwork()
+	f := newUDPField(t, n)
+	client, server := f.lab.Node("client"), f.lab.Node("server")
+	if _, err := peer.ServeTCP(t.Context(), client, peer.TCPConfig{Port: 80}); err != nil {
+		t.Fatal(err)
+	}
+	tcp, err := peer.ServeTCP(t.Context(), server, peer.TCPConfig{Port: 443})
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := client.Pid() // in which the lab's own applications are
+	exe := executable(t)
+	for name, test := range map[string]struct {
+		sel  servicetraceroute.Selection
+		play func(t *testing.T) (pid int)
+		want int // traces
+	}{
+		"opened": {servicetraceroute.Selection{Hosts: []string{server.Addr(false).String()}, Ports: []string{"443"}, Protos: []trace.Proto{trace.TCP}}, func(t *testing.T) int {
+			g := *f
+			g.t, g.server = t, tcp
+			pid, _ := g.short(2, time.Second)
+			return pid
+		}, 2},
+		"accepted": {servicetraceroute.Selection{Ports: []string{"80"}, Directions: []trace.Direction{trace.In}}, func(t *testing.T) int {
+			w := scenario.Workload{Traffic: scenario.RequestResponse, Bytes: 100, Every: 100 * time.Millisecond, Duration: 2 * time.Second}
+			for _, ipv6 := range []bool{false, true} {
+				if _, err := peer.Run(t.Context(), server, peer.RunConfig{Workload: w, Server: netip.AddrPortFrom(client.Addr(ipv6), 80)}); err != nil {
+					t.Error(err)
+				}
+			}
+			return node
+		}, 2},
+		"UDP": {servicetraceroute.Selection{Ports: []string{"4433"}, Protos: []trace.Proto{trace.UDP}, Params: servicetraceroute.Params{UDPProbe: servicetraceroute.UDPAlways}}, func(t *testing.T) int {
+			for _, unconnected := range []bool{false, true} {
+				f.ask(peer.ExchangeConfig{Count: 20, Size: 100, Every: 100 * time.Millisecond, Unconnected: unconnected}, unconnected, 1)
+			}
+			return node
+		}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if len(test.sel.Hosts) == 0 {
+				test.sel.Hosts = []string{"0.0.0.0/0", "::/0"}
+			}
+			stop := collect(t, f.tracer, test.sel)
+			pid := test.play(t)
+			all := stop()
+			if len(all.traces) != test.want {
+				t.Errorf("%d traces, %+v", len(all.traces), all.stats)
+			}
+			for _, tr := range all.traces {
+				if p := tr.Process; p == nil || p.PID != pid || !strings.HasPrefix(exe, p.Name) && p.Name != "exe" {
+					t.Errorf("%+v, want process %d: %v", p, pid, describe(tr))
+				}
+			}
+		})
+	}
+	if s := f.tracer.Stats().Owners; s == nil || s.Found == 0 || s.Dropped != 0 {
+		t.Errorf("%+v", s)
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"servicetraceroute"
+	"servicetraceroute/internal/lab"
 	"servicetraceroute/internal/lab/peer"
 	"servicetraceroute/internal/scenario"
 	"servicetraceroute/trace"
@@ -64,7 +65,7 @@ func newCity(t *testing.T, services int) *city {
 	if c.server, err = peer.ServeTCP(t.Context(), server, peer.TCPConfig{Port: 7000}); err != nil {
 		t.Fatal(err)
 	}
-	c.serveQUIC()
+	serveQUIC(t, server)
 	return c
 }
 
@@ -109,19 +110,19 @@ func (c *city) mutter(service string, ipv6 bool) {
 const quicPort = 8443
 
 // serveQUIC answers each stream with what came on it.
-func (c *city) serveQUIC() {
-	c.t.Helper()
+func serveQUIC(t testing.TB, node *lab.Node) {
+	t.Helper()
 	var conn *net.UDPConn
-	err := c.lab.Node("server").Do(func() (err error) {
+	err := node.Do(func() (err error) {
 		conn, err = net.ListenUDP("udp", &net.UDPAddr{Port: quicPort})
 		return err
 	})
 	if err != nil {
-		c.t.Fatal(err)
+		t.Fatal(err)
 	}
-	l, err := quic.Listen(conn, certified(c.t), &quic.Config{})
+	l, err := quic.Listen(conn, certified(t), &quic.Config{})
 	if err != nil {
-		c.t.Fatal(err)
+		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
 	ctx, cancel := context.WithCancel(context.Background())
@@ -143,7 +144,7 @@ func (c *city) serveQUIC() {
 			})
 		}
 	})
-	c.t.Cleanup(func() {
+	t.Cleanup(func() {
 		cancel()
 		_ = l.Close()
 		_ = conn.Close()
@@ -153,26 +154,34 @@ func (c *city) serveQUIC() {
 
 // talkQUIC opens a connection to a service and exchanges a little on it.
 func (c *city) talkQUIC(service string, ipv6 bool) {
+	client, server := c.lab.Node("client"), c.lab.Node("server")
+	if port := talkQUIC(c.t, client, server, "www."+service, ipv6); port != 0 {
+		c.belongs(trace.UDP, netip.AddrPortFrom(client.Addr(ipv6), port), netip.AddrPortFrom(server.Addr(ipv6), quicPort), service)
+	}
+}
+
+// talkQUIC does so between two nodes and returns the client's port; 0: there was no
+// connection.
+func talkQUIC(t testing.TB, from, server *lab.Node, name string, ipv6 bool) (port uint16) {
 	var conn *net.UDPConn
-	err := c.lab.Node("client").Do(func() (err error) {
+	err := from.Do(func() (err error) {
 		conn, err = net.ListenUDP("udp", &net.UDPAddr{})
 		return err
 	})
 	if err != nil {
-		c.t.Error(err)
-		return
+		t.Error(err)
+		return 0
 	}
 	defer conn.Close()
-	to := netip.AddrPortFrom(c.lab.Node("server").Addr(ipv6), quicPort)
-	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
+	to := netip.AddrPortFrom(server.Addr(ipv6), quicPort)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	q, err := quic.Dial(ctx, conn, net.UDPAddrFromAddrPort(to), &tls.Config{ServerName: "www." + service, InsecureSkipVerify: true, NextProtos: []string{"echo"}}, nil)
+	q, err := quic.Dial(ctx, conn, net.UDPAddrFromAddrPort(to), &tls.Config{ServerName: name, InsecureSkipVerify: true, NextProtos: []string{"echo"}}, nil)
 	if err != nil {
-		c.t.Errorf("QUIC to %s: %v", service, err)
-		return
+		t.Errorf("QUIC to %s: %v", name, err)
+		return 0
 	}
-	src := netip.AddrPortFrom(c.lab.Node("client").Addr(ipv6), uint16(conn.LocalAddr().(*net.UDPAddr).Port))
-	c.belongs(trace.UDP, src, to, service)
+	port = uint16(conn.LocalAddr().(*net.UDPAddr).Port)
 	for range 12 {
 		s, err := q.OpenStreamSync(ctx)
 		if err == nil {
@@ -186,12 +195,13 @@ func (c *city) talkQUIC(service string, ipv6 bool) {
 			n, err = io.Copy(io.Discard, s)
 		}
 		if err != nil || n != 3000 {
-			c.t.Errorf("QUIC to %s: %d bytes came back, %v", service, n, err)
-			return
+			t.Errorf("QUIC to %s: %d bytes came back, %v", name, n, err)
+			return port
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
 	_ = q.CloseWithError(0, "")
+	return port
 }
 
 // certified is a server's configuration with a certificate of its own.
@@ -323,4 +333,52 @@ func (c *city) compare(all found, selected map[string]bool, hidden bool) (rows s
 	}
 	c.t.Logf("%d packets lost; %d names by DNS, %d by TLS and HTTP, %d by QUIC; stops: %v", all.stats.Packets.Dropped, all.stats.Services.DNS, all.stats.Services.SNI, all.stats.Services.QUIC, all.stats.Traces.ByStop)
 	return rows
+}
+
+// TestAcceptedServices selects by name on a server: the clients' first words say which of
+// its names they want. Half of them want another one.
+func TestAcceptedServices(t *testing.T) {
+	f := newBareField(t, ownerNetwork(), servicetraceroute.Config{})
+	server, client := f.lab.Node("client"), f.lab.Node("server") // the tracer is at the former
+	if _, err := peer.ServeHTTPS(t.Context(), server, peer.HTTPSConfig{Port: 443}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := peer.ServeHTTPS(t.Context(), server, peer.HTTPSConfig{Port: 80, Plain: true}); err != nil {
+		t.Fatal(err)
+	}
+	serveQUIC(t, server)
+	stop := collect(t, f.tracer, servicetraceroute.Selection{Hosts: []string{"www.video.example"}, Directions: []trace.Direction{trace.In}})
+	var wg sync.WaitGroup
+	for _, name := range []string{"www.video.example", "www.bank.example"} {
+		for _, ipv6 := range []bool{false, true} {
+			for _, scheme := range []string{"https", "http"} {
+				wg.Go(func() {
+					all, err := peer.Get(t.Context(), client, peer.GetConfig{
+						URL: scheme + "://" + name + "/slow/2000?for=1500ms", Hosts: map[string]netip.Addr{name: server.Addr(ipv6)},
+					})
+					if err != nil || len(all) != 1 || !all[0].Intact {
+						t.Errorf("%s: %+v, %v", name, all, err)
+					}
+				})
+			}
+			wg.Go(func() { talkQUIC(t, client, server, name, ipv6) })
+		}
+	}
+	wg.Wait()
+	all := stop()
+	by := map[trace.By]int{}
+	for _, fl := range all.flows {
+		if fl.Direction != trace.In || fl.Service == nil || fl.Service.Value != "www.video.example" {
+			t.Errorf("%+v %+v", fl.Tuple, fl.Service)
+			continue
+		}
+		by[fl.Service.By]++
+	}
+	if by[trace.BySNI] != 2 || by[trace.ByHTTPHost] != 2 || by[trace.ByQUICSNI] != 2 || len(by) != 3 {
+		t.Errorf("%v", by)
+	}
+	if len(all.traces) != 6 {
+		t.Errorf("%d traces, %+v", len(all.traces), all.stats)
+	}
+	f.judge(f.truth(), all.traces)
 }

@@ -30,6 +30,7 @@ type Tracer struct {
 	local   *localAddrs
 	owners  *owner.Watcher // nil without Config.Processes
 	sockets *owner.Sockets // nil: they cannot be asked
+	finder  *owner.Finder  // nil with them: records name those processes alone that owners tells
 
 	commands chan func(now time.Time) // run by the loop, which owns the engine
 	closing  chan struct{}

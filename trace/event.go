@@ -101,7 +101,7 @@ type Stats struct {
 	Replies  ReplyStats
 	Services ServiceStats
 	Impact   ImpactStats
-	Owners   *OwnerStats  // nil: no processes are looked for
+	Owners   *OwnerStats  // nil: processes are not looked for, or cannot be
 	Pcap     *PcapStats   // nil: no packets are kept
 	Records  *RecordStats // nil: none was dropped
 }

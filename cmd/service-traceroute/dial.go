@@ -24,11 +24,11 @@ const dialHelp = `Open a connection and trace inside it: for when no application
 Usage:  service-traceroute dial HOST[:PORT] [flags]
 
 The connection is TLS (ALPN h2, http/1.1), to port 443 unless told otherwise.
-The kernel's keepalives keep it just busy enough to be traced; it is closed
-cleanly.
+Keepalives keep it just busy enough to be traced; it is closed cleanly.
 
-Connection: --plain (TCP alone, port 80)  --request (send an HTTP request)
-            --sni NAME  --insecure (do not verify the certificate)  -4  -6
+Connection: --plain (TCP alone, port 80)  --quic (QUIC, ALPN h3, over UDP)
+            --request (send an HTTP request)  --sni NAME  -4  -6
+            --insecure (do not verify the certificate)
 How:        --algorithm packet-by-packet|hop-by-hop|concurrent|adaptive
             --probes 3  --max-ttl 32 --timeout 2s --max-silent 5 --border PREFIX
 Limits:     --duration 30s  --rate 1000 probes/s  --hop-rate 200 per router
@@ -39,6 +39,7 @@ Examples:
   service-traceroute dial www.example.com
   service-traceroute dial 203.0.113.7:8443 --sni www.example.com --request
   service-traceroute dial --plain [2001:db8::7]:25
+  service-traceroute dial --quic www.example.com
 `
 
 // connectTimeout bounds the connection and, once more, its TLS handshake.
@@ -48,9 +49,9 @@ const connectTimeout = 10 * time.Second
 type dialFlags struct {
 	probeFlags
 	resultFlags
-	plain, request, insecure, v4, v6 bool
-	sni                              string
-	duration                         time.Duration
+	plain, quic, request, insecure, v4, v6 bool
+	sni                                    string
+	duration                               time.Duration
 }
 
 func newDialCommand() *cobra.Command {
@@ -71,6 +72,7 @@ func newDialCommand() *cobra.Command {
 	}
 	fl := cmd.Flags()
 	fl.BoolVar(&f.plain, "plain", false, "TCP alone, no TLS")
+	fl.BoolVar(&f.quic, "quic", false, "QUIC (ALPN h3) over UDP, traced up to two hops before the peer")
 	fl.BoolVar(&f.request, "request", false, "send an HTTP request (GET /) and read the answer")
 	fl.BoolVar(&f.insecure, "insecure", false, "do not verify the server's certificate")
 	fl.StringVar(&f.sni, "sni", "", "`NAME` that the server is asked for, and the certificate must have; default: the host")
@@ -114,6 +116,8 @@ func (f *dialFlags) config(stderr io.Writer) (cfg servicetraceroute.Config, err 
 	switch {
 	case f.v4 && f.v6:
 		return cfg, usage(errors.New("-4 and -6 exclude each other"), "")
+	case f.plain && f.quic:
+		return cfg, usage(errors.New("--plain is TCP alone: --quic does not go with it"), "")
 	case f.plain && (f.sni != "" || f.insecure):
 		return cfg, usage(errors.New("--plain has no TLS: --sni and --insecure do not go with it"), "")
 	}
@@ -202,6 +206,9 @@ func (f *dialFlags) run(ctx context.Context, where string, stdout, stderr io.Wri
 // connect opens the connection and says what helps when it cannot be had. When user
 // has ended, the end of the connection is in a hurry.
 func (f *dialFlags) connect(ctx, user context.Context, to target) (*dialed, error) {
+	if f.quic {
+		return f.connectQUIC(ctx, to)
+	}
 	network := "tcp"
 	switch {
 	case f.v4:
@@ -223,11 +230,7 @@ func (f *dialFlags) connect(ctx, user context.Context, to target) (*dialed, erro
 		c.took = time.Since(start)
 		return c, nil
 	}
-	name := f.sni
-	if name == "" {
-		name = to.host
-	}
-	secure := tls.Client(tcp, &tls.Config{ServerName: name, NextProtos: []string{"h2", "http/1.1"}, InsecureSkipVerify: f.insecure})
+	secure := tls.Client(tcp, &tls.Config{ServerName: f.serverName(to), NextProtos: []string{"h2", "http/1.1"}, InsecureSkipVerify: f.insecure})
 	hello, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	if err := secure.HandshakeContext(hello); err != nil {
@@ -236,6 +239,14 @@ func (f *dialFlags) connect(ctx, user context.Context, to target) (*dialed, erro
 	}
 	c.conn, c.took = secure, time.Since(start)
 	return c, nil
+}
+
+// serverName is whom the server is asked for.
+func (f *dialFlags) serverName(to target) string {
+	if f.sni != "" {
+		return f.sni
+	}
+	return to.host
 }
 
 func connectFailed(err error) error {

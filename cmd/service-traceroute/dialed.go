@@ -13,12 +13,15 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/quic-go/quic-go/http3"
+
 	"servicetraceroute/internal/output"
 )
 
 // dialed is the connection that dial made.
 type dialed struct {
-	conn  net.Conn // *courteous, or *tls.Conn over one
+	conn  net.Conn  // *courteous, *tls.Conn over one, or the socket of quic
+	quic  *quicConn // nil: TCP
 	to    target
 	plain bool
 	asked bool // a request is made; got is closed when it is over
@@ -36,12 +39,18 @@ func (c *dialed) String() string {
 			kind += ", " + state.NegotiatedProtocol
 		}
 	}
+	if c.quic != nil {
+		state := c.quic.ConnectionState()
+		kind = fmt.Sprintf("QUIC %v, %s", state.Version, state.TLS.NegotiatedProtocol)
+	}
 	return fmt.Sprintf("%v to %v, %s, in %v", c.conn.LocalAddr(), c.conn.RemoteAddr(), kind, c.took.Round(time.Millisecond/10))
 }
 
-// get sends a request over the connection and reads the answer away.
-func (c *dialed) get(ctx context.Context, stderr io.Writer) {
-	defer close(c.got)
+// transport makes requests over the connection, of whatever kind it is.
+func (c *dialed) transport() http.RoundTripper {
+	if c.quic != nil {
+		return new(http3.Transport).NewClientConn(c.quic.Conn)
+	}
 	given := false
 	give := func(context.Context, string, string) (net.Conn, error) {
 		if given {
@@ -50,7 +59,12 @@ func (c *dialed) get(ctx context.Context, stderr io.Writer) {
 		given = true
 		return c.conn, nil
 	}
-	transport := &http.Transport{DialContext: give, DialTLSContext: give, ForceAttemptHTTP2: true}
+	return &http.Transport{DialContext: give, DialTLSContext: give, ForceAttemptHTTP2: true}
+}
+
+// get sends a request over the connection and reads the answer away.
+func (c *dialed) get(ctx context.Context, stderr io.Writer) {
+	defer close(c.got)
 	u := url.URL{Scheme: "https", Host: c.to.String(), Path: "/"}
 	if c.plain {
 		u.Scheme = "http"
@@ -58,7 +72,7 @@ func (c *dialed) get(ctx context.Context, stderr io.Writer) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err == nil {
 		var resp *http.Response
-		if resp, err = transport.RoundTrip(req); err == nil {
+		if resp, err = c.transport().RoundTrip(req); err == nil {
 			fmt.Fprintf(stderr, "answer: %s\n", output.Escape(resp.Proto+" "+resp.Status))
 			_, err = io.Copy(io.Discard, resp.Body)
 			_ = resp.Body.Close()
@@ -87,7 +101,11 @@ func (c *dialed) answered(ctx context.Context) {
 
 // close ends the connection as an application should.
 func (c *dialed) close() {
-	_ = c.conn.Close()
+	if c.quic != nil {
+		c.quic.close()
+	} else {
+		_ = c.conn.Close()
+	}
 	if c.asked {
 		<-c.got
 	}

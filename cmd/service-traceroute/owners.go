@@ -49,6 +49,21 @@ func (f *ownerFlags) apply(cfg *servicetraceroute.Config, sel *servicetraceroute
 	return nil
 }
 
+// seeing are the capabilities with which other users' processes are seen. Where a
+// selection depends on that they are kept; for records alone only by a plain root, who
+// stays root and could do without them what they permit. Under sudo the flows of who
+// called it are named, which takes none.
+func seeing(depends bool) []privilege.Capability {
+	all := []privilege.Capability{privilege.SysPtrace, privilege.DACReadSearch}
+	if depends {
+		return append(translations(), all...)
+	}
+	if _, _, under := privilege.Invoker(); under || os.Geteuid() != 0 {
+		return nil
+	}
+	return all
+}
+
 // translations is the capability with which the kernel tells how it translates this
 // host's own flows; none where it cannot translate any.
 func translations() []privilege.Capability {

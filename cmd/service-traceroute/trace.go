@@ -91,11 +91,7 @@ func (f *traceFlags) run(ctx context.Context, stdout, stderr io.Writer) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	var keep []privilege.Capability
-	if f.any() { // to see which process has a socket open
-		keep = append(translations(), privilege.SysPtrace, privilege.DACReadSearch)
-	}
-	keep = append(append(keep, f.needs()...), f.dropping()...)
+	keep := append(append(f.needs(), seeing(f.any())...), f.dropping()...)
 	if err := privilege.Drop(keep...); err != nil {
 		return failed(err, "")
 	}

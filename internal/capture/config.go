@@ -27,8 +27,11 @@ type Config struct {
 	// them, instead of their headers alone.
 	Payload bool
 	// Names keeps of TCP packets that leave the first 4 KiB of payload, enough for the
-	// name that a client's first words hold, and DNS answers whole.
-	Names bool
+	// name that a client's first words hold, and DNS answers whole. NamesIn keeps as much
+	// of those that come to a port below 32768, where servers listen: above, the kernel
+	// takes the ports of clients from (ip_local_port_range), and what comes there is what
+	// this host downloads.
+	Names, NamesIn bool
 	// RingBytes is the memory shared with the kernel; 0 is 4 MiB, with Payload 32 MiB.
 	RingBytes int
 }

@@ -29,6 +29,7 @@ const (
 	adHatype  = adOffset + 28
 
 	portDNS        = 53
+	clientPorts    = 32768
 	hatypeLoopback = 772
 	typeOutgoing   = 4
 
@@ -177,15 +178,21 @@ func (c Config) snapTCP() []bpf.Instruction {
 	case c.Payload:
 		return []bpf.Instruction{load(snapWhole)}
 	case c.Names:
+		serverPorts := uint32(0) // none
+		if c.NamesIn {
+			serverPorts = clientPorts
+		}
 		return []bpf.Instruction{
-			bpf.LoadAbsolute{Off: adType, Size: 1},
-			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: typeOutgoing, SkipTrue: 2},
-			load(snapHello),
-			bpf.Jump{Skip: 6},
 			bpf.LoadScratch{Dst: bpf.RegX, N: headerLen},
+			bpf.LoadAbsolute{Off: adType, Size: 1},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeOutgoing, SkipTrue: 6},
 			bpf.LoadIndirect{Off: netOffset, Size: 2}, // the source port
 			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: portDNS, SkipTrue: 2},
 			load(snapWhole),
+			bpf.Jump{Skip: 5},
+			bpf.LoadIndirect{Off: netOffset + 2, Size: 2}, // the destination port
+			bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: serverPorts, SkipTrue: 2},
+			load(snapHello),
 			bpf.Jump{Skip: 1},
 			load(snapTCP),
 		}

@@ -43,10 +43,9 @@ func (e *Engine) claim(now time.Time, w *Watch) {
 			if a.near == nil {
 				a.near = &near{}
 			}
-			f.Attachment = &attachment{
-				epoch: e.epoch, watch: w, service: s, home: a, owner: a.owner, asked: a.asked, near: a.near, words: a.words, dns: a.dns, hearing: a.hearing,
-				passing: a.passing, place: a.place, client: a.client,
-			}
+			mine := a.forgotten()
+			mine.epoch, mine.watch, mine.service, mine.home, mine.asked = e.epoch, w, s, a, a.asked
+			f.Attachment = mine
 			w.matched++
 		}
 	}
@@ -88,6 +87,7 @@ func (e *Engine) giveBack(now time.Time, f *flow.Flow, a *attachment) {
 	}
 	if s, v := home.watch.Selector.Match(e.tuple(f), e.known(now, f, a)); v == service.Yes {
 		home.service, home.epoch, home.owner = s, e.epoch, a.owner
+		home.process, home.wondered = a.process, a.wondered
 		home.passing, home.place, home.client = a.passing, a.place, a.client
 		f.Attachment = home
 		if home.watch.Retrace > 0 && home.finished > 0 {

@@ -9,6 +9,7 @@ import (
 	"servicetraceroute/internal/capture"
 	"servicetraceroute/internal/flow"
 	"servicetraceroute/internal/names"
+	"servicetraceroute/internal/owner"
 	"servicetraceroute/internal/probe"
 	"servicetraceroute/internal/quic"
 	"servicetraceroute/internal/service"
@@ -86,17 +87,19 @@ type Engine struct {
 	breaker breaker
 	names   *names.Cache
 	quic    *quic.Decoder
-	// expected are flows whose first words are awaited, listening how many are read.
-	expected  []expectation
-	listening int
-	about     service.Known // what the selectors are told at the moment
-	paused    bool          // no new traces
-	freed     bool          // a flow is no longer traced for which a watch waits
+	// expected are flows whose first words are awaited, listening how many are read of
+	// those that this host opened, accepted of those that it accepted.
+	expected            []expectation
+	listening, accepted int
+	about               service.Known // what the selectors are told at the moment
+	paused              bool          // no new traces
+	freed               bool          // a flow is no longer traced for which a watch waits
 
 	early     early
 	questions []Question
 	scales    []Question
 	hearings  []Question
+	wonders   []owner.Query
 	places    []trace.FlowKey
 	transit   bool                         // some watch may select forwarded flows
 	distances map[netip.Addr]knownDistance // of destinations, by TCP

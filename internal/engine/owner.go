@@ -83,6 +83,7 @@ func (e *Engine) ownerOf(now time.Time, f *flow.Flow, o *flow.Observation) {
 			e.finish(now, a.run, trace.StopFlowClosed)
 		}
 		a.owner, a.asked, a.epoch = nil, false, 0
+		a.process, a.wondered = nil, time.Time{}
 		if a.watch != nil && a.watch.Selector.ByOwner() {
 			a.watch = nil
 		}
@@ -144,11 +145,44 @@ func (e *Engine) Scale(k trace.FlowKey, local, peer uint8, sack bool) {
 	}
 }
 
-// process is what a record tells of a flow's owner.
-func (a *attachment) process() *trace.Process {
-	if a.owner == nil || a.owner.Process == (trace.Process{}) {
+// wonder asks once whose a selected flow is, where nothing but its records depends on it.
+func (e *Engine) wonder(now time.Time, f *flow.Flow, a *attachment) {
+	if !a.wondered.IsZero() || !f.Egress.Known || f.Direction == trace.Transit || a.watch.Selector.ByOwner() {
+		return
+	}
+	a.wondered = now
+	e.wonders = append(e.wonders, owner.Query{Key: f.Key, Interface: f.Egress.Interface, At: now})
+}
+
+// Wonders hands out the flows whose process their records lack, since the last call; the
+// answers come back by Found, or never.
+func (e *Engine) Wonders() []owner.Query {
+	out := e.wonders
+	e.wonders = nil
+	return out
+}
+
+// Found tells whose a flow is. That decides nothing.
+func (e *Engine) Found(o owner.Finding) {
+	f := e.table.Get(o.Key)
+	if f == nil {
+		return
+	}
+	// Another time is that of an earlier connection with the same ports.
+	if a, ok := f.Attachment.(*attachment); ok && a.wondered.Equal(o.At) {
+		a.process = &o.Process
+	}
+}
+
+// whose is what a record tells of a flow's owner.
+func (a *attachment) whose() *trace.Process {
+	p := a.process
+	if a.owner != nil && (a.owner.Process.PID != 0 || p == nil) {
+		p = &a.owner.Process
+	}
+	if p == nil || *p == (trace.Process{}) {
 		return nil
 	}
-	p := a.owner.Process
-	return &p
+	known := *p
+	return &known
 }

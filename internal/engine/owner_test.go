@@ -160,3 +160,62 @@ func TestOwnerToldTooLate(t *testing.T) {
 		t.Errorf("%d records of a flow that was over", n)
 	}
 }
+
+// found answers what the engine wonders about.
+func (r *rig) found(process trace.Process) (asked int) {
+	all := r.e.Wonders()
+	for _, q := range all {
+		r.e.Found(owner.Finding{Query: q, Process: process})
+	}
+	return len(all)
+}
+
+// The records of a flow name its process where nothing depends on that, which is asked
+// for once.
+func TestRecordsNameTheProcess(t *testing.T) {
+	curl := trace.Process{PID: 42, Name: "curl"}
+	for name, begin := range map[string]func(r *rig){
+		"opened": func(r *rig) { r.handshake() }, "accepted": func(r *rig) { r.accepts() }, "joined late": func(r *rig) { r.exchange() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, false, 4)
+			begin(r)
+			if n := r.found(curl); n != 1 {
+				t.Errorf("asked %d times", n)
+			}
+			r.exchange()
+			r.exchange()
+			if n := r.found(trace.Process{PID: 43}); n != 0 {
+				t.Errorf("asked %d times more", n)
+			}
+			r.e.Remove(r.now, r.w, trace.StopCancelled)
+			if all := r.traces(); len(all) != 1 || all[0].Process == nil || *all[0].Process != curl {
+				t.Errorf("%+v", all)
+			}
+		})
+	}
+}
+
+// Nobody waits for it, and what is told of the connection before is not the next one's.
+func TestRecordsWithoutProcess(t *testing.T) {
+	r := newRig(t, false, 4)
+	r.handshake()
+	before := r.e.Wonders()
+	r.exchange()
+	if len(r.probes) == 0 {
+		t.Fatal("not probed while the process is looked for")
+	}
+	r.now = r.now.Add(time.Second)
+	r.seq += 100000
+	r.w.Every = 0
+	r.handshake()
+	r.e.Found(owner.Finding{Query: before[0], Process: trace.Process{PID: 42}})
+	r.exchange()
+	r.e.Remove(r.now, r.w, trace.StopCancelled)
+	for _, tr := range r.traces() {
+		if tr.Process != nil {
+			t.Errorf("%+v", tr.Process)
+		}
+	}
+	r.e.Found(owner.Finding{Query: owner.Query{Key: trace.FlowKey{Proto: trace.UDP}}}) // of no flow
+}

@@ -100,6 +100,7 @@ func (e *Engine) consider(now time.Time, f *flow.Flow) {
 	if w == nil || a.run != nil || a.refused || !open(now, f) || !e.knowsPlace(f, a) {
 		return
 	}
+	e.wonder(now, f, a)
 	if a.finished > 0 {
 		if !e.again(now, w, a) {
 			return
@@ -227,7 +228,7 @@ func (e *Engine) ended(now time.Time, f *flow.Flow, a *attachment, stop trace.St
 	service := a.service
 	e.emit(a.watch, &trace.Trace{
 		ID: e.newID(), Label: e.cfg.Label, Start: now, End: now, Algorithm: a.watch.params(service.Name).Algorithm,
-		Flow: e.tuple(f), Service: &service, Process: a.process(), Hops: []trace.Hop{}, Stop: stop, Reason: reason,
+		Flow: e.tuple(f), Service: &service, Process: a.whose(), Hops: []trace.Hop{}, Stop: stop, Reason: reason,
 		Observed: observed(f),
 	})
 }
@@ -235,7 +236,7 @@ func (e *Engine) ended(now time.Time, f *flow.Flow, a *attachment, stop trace.St
 // tell writes a flow record.
 func (e *Engine) tell(now time.Time, f *flow.Flow, a *attachment, state trace.FlowState, reason trace.Reason) {
 	e.emit(a.watch, &trace.Flow{
-		Tuple: e.tuple(f), Time: now, Label: e.cfg.Label, Service: &a.service, Process: a.process(), State: state, Reason: reason,
+		Tuple: e.tuple(f), Time: now, Label: e.cfg.Label, Service: &a.service, Process: a.whose(), State: state, Reason: reason,
 	})
 }
 

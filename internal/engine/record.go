@@ -60,7 +60,7 @@ func (r *run) record(now time.Time, stop trace.Stop) *trace.Trace {
 	last := r.last()
 	service := r.at.service
 	t := &trace.Trace{
-		ID: r.id, Start: r.start, End: now, Algorithm: r.params.Algorithm, Service: &service, Process: r.at.process(),
+		ID: r.id, Start: r.start, End: now, Algorithm: r.params.Algorithm, Service: &service, Process: r.at.whose(),
 		Stop: stop, Mixed: r.mixed, Observed: observed(r.flow), Impact: r.impact, Hops: []trace.Hop{},
 	}
 	final := 0 // the destination's TTL

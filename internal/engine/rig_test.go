@@ -202,6 +202,14 @@ func (r *rig) handshakeWith(options []byte) {
 	r.out(segment{flags: wire.ACK})
 }
 
+// accepts is a handshake that the peer begins.
+func (r *rig) accepts() {
+	r.in(segment{flags: wire.SYN, options: synOptions})
+	r.out(segment{flags: wire.SYN | wire.ACK, options: synOptions})
+	r.now = r.now.Add(rtt)
+	r.in(segment{flags: wire.ACK})
+}
+
 // exchange is a request and its response, which end the silence.
 func (r *rig) exchange() {
 	r.out(segment{flags: wire.ACK | wire.PSH, data: 100})

@@ -87,6 +87,10 @@ type attachment struct {
 	words    *words        // what its client said first; nil: not known
 	dns      *resolver     // a connection to a DNS server that is read
 	ignored  bool          // a record said why it is not traced
+	// process is whose the flow is, as far as that was found out for its records alone;
+	// nil: not known. It was asked for at wondered; zero: never.
+	process  *trace.Process
+	wondered time.Time
 }
 
 // Add starts a watch; flows already in the table are looked at again.
@@ -227,6 +231,7 @@ func (e *Engine) match(now time.Time, f *flow.Flow) *attachment {
 			a.watch, a.service = w, s
 			w.matched++
 			e.stats.Flows.Matched++
+			e.wonder(now, f, a)
 			return a
 		case service.Wait:
 			e.inquire(f, a)
@@ -242,7 +247,7 @@ func (e *Engine) ignore(now time.Time, f *flow.Flow, a *attachment, w *Watch) {
 	if !a.ignored && open(now, f) {
 		a.ignored = true
 		e.emit(w, &trace.Flow{
-			Tuple: e.tuple(f), Time: now, Label: e.cfg.Label, Process: a.process(), State: trace.FlowIgnored, Reason: trace.ReasonAmbiguous,
+			Tuple: e.tuple(f), Time: now, Label: e.cfg.Label, Process: a.whose(), State: trace.FlowIgnored, Reason: trace.ReasonAmbiguous,
 		})
 	}
 	if !a.ignored {
@@ -253,7 +258,7 @@ func (e *Engine) ignore(now time.Time, f *flow.Flow, a *attachment, w *Watch) {
 // forgotten is what stays known of a flow that no watch has any more.
 func (a *attachment) forgotten() *attachment {
 	return &attachment{
-		owner: a.owner, near: a.near, words: a.words, dns: a.dns, hearing: a.hearing,
+		owner: a.owner, near: a.near, words: a.words, dns: a.dns, hearing: a.hearing, process: a.process, wondered: a.wondered,
 		passing: a.passing, place: a.place, client: a.client,
 	}
 }

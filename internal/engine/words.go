@@ -19,8 +19,9 @@ const (
 	// wordsWait is how long the first words of a client are waited for once its flow
 	// stands; some servers speak first.
 	wordsWait = 500 * time.Millisecond
-	// maxWords bounds the flows whose first words are being put together: each holds
-	// hello.MaxStream at most, and most none.
+	// maxWords bounds the flows whose first words are being put together, once those that
+	// this host opened and once those that it accepted, which anybody can begin: each
+	// holds hello.MaxStream at most, and most none.
 	maxWords = 4096
 
 	portDNS = 53
@@ -28,6 +29,8 @@ const (
 
 // words are what is known of a client's first words.
 type words struct {
+	byPeer bool           // the peer is the client
+	start  uint32         // of an accepted TCP flow: the sequence number of its first byte
 	stream *stream.Stream // of a TCP flow; nil: nothing is read
 	quic   *quic.Conn     // of a UDP flow; nil: nothing is read
 	said   service.Words
@@ -36,7 +39,7 @@ type words struct {
 
 // listen begins to read the first words of a connection whose SYN leaves.
 func (e *Engine) listen(a *attachment, seq uint32) {
-	if !e.mayListen() {
+	if !e.mayListen(false) {
 		return
 	}
 	w := &words{stream: stream.New(hello.MaxStream)}
@@ -45,7 +48,19 @@ func (e *Engine) listen(a *attachment, seq uint32) {
 	a.words = w
 }
 
-// attend reads what a client says first in a connection that this host opens.
+// accept begins to read those of a connection that this host accepted, now that it stands:
+// a flood of SYNs takes no memory for words.
+func (e *Engine) accept(a *attachment) {
+	if !e.mayListen(true) {
+		e.silent(a)
+		return
+	}
+	w := a.words
+	w.stream = stream.New(hello.MaxStream)
+	w.stream.Start(w.start)
+}
+
+// attend reads what the client of a connection says first.
 func (e *Engine) attend(p *capture.Packet, f *flow.Flow, o *flow.Observation) {
 	a, _ := f.Attachment.(*attachment)
 	if o.FirstSYN {
@@ -60,19 +75,26 @@ func (e *Engine) attend(p *capture.Packet, f *flow.Flow, o *flow.Observation) {
 			e.listenDNS(a, e.tcp.Seq)
 		case o.Outgoing:
 			e.listen(a, e.tcp.Seq)
+		default:
+			a.words = &words{byPeer: true, start: e.tcp.Seq + 1}
+			a.words.said.Awaited = true
 		}
 	}
 	if a != nil && a.dns != nil {
 		e.resolveTCP(p, f, a)
 	}
+	if a != nil && a.words != nil && a.words.byPeer && a.words.stream == nil && a.words.said.Awaited && f.TCP.Established {
+		e.accept(a)
+	}
 	if a == nil || a.words == nil || a.words.stream == nil {
 		return
 	}
-	if w := a.words; w.until.IsZero() && f.TCP.Established {
+	w := a.words
+	if w.until.IsZero() && f.TCP.Established {
 		w.until = p.Time.Add(wordsWait)
 		e.expected = append(e.expected, expectation{f, w})
 	}
-	if o.Outgoing && len(e.tcp.Payload) > 0 {
+	if o.Outgoing != w.byPeer && !o.Outside && e.tcp.PayloadLen > 0 {
 		e.hear(a, &e.tcp)
 	}
 }
@@ -88,7 +110,7 @@ func (e *Engine) deaf(a *attachment) {
 			w.quic.Close()
 		}
 		w.stream, w.quic = nil, nil
-		e.listening--
+		*e.listeners(w.byPeer)--
 	}
 }
 
@@ -101,14 +123,14 @@ func (e *Engine) attendUDP(p *capture.Packet, f *flow.Flow) {
 		f.Attachment = a
 	}
 	if a.words == nil {
-		a.words = &words{}
+		a.words = &words{byPeer: f.Direction == trace.In}
 		// Not in the middle of a flow, whose keys nobody knows any more.
-		if f.UDP.PacketsIn+f.UDP.PacketsOut > 1 || !f.UDP.QUIC || !e.mayListen() {
+		if f.UDP.PacketsIn+f.UDP.PacketsOut > 1 || !f.UDP.QUIC || !e.mayListen(a.words.byPeer) {
 			return
 		}
 		var client netip.Addr // this host
 		switch {
-		case f.Direction == trace.In:
+		case a.words.byPeer:
 			client = f.Key.Dst.Addr()
 		case a.passing:
 			client = f.Key.Src.Addr()
@@ -132,17 +154,26 @@ func (e *Engine) attendUDP(p *capture.Packet, f *flow.Flow) {
 	}
 }
 
+// listeners counts the flows whose first words are being put together.
+func (e *Engine) listeners(byPeer bool) *int {
+	if byPeer {
+		return &e.accepted
+	}
+	return &e.listening
+}
+
 // mayListen reports whether one more flow's first words may be read, and counts it.
-func (e *Engine) mayListen() bool {
-	if e.listening >= maxWords {
+func (e *Engine) mayListen(byPeer bool) bool {
+	n := e.listeners(byPeer)
+	if *n >= maxWords {
 		e.stats.Services.Dropped++
 		return false
 	}
-	e.listening++
+	*n++
 	return true
 }
 
-// hear takes in what left in a TCP flow.
+// hear takes in what the client of a TCP flow said.
 func (e *Engine) hear(a *attachment, s *wire.TCP) {
 	w := a.words
 	w.stream.Add(s.Seq, s.Payload)
@@ -235,7 +266,7 @@ type resolver struct{ questions, answers *names.Stream }
 
 // listenDNS begins to read a connection to a DNS server whose SYN leaves.
 func (e *Engine) listenDNS(a *attachment, seq uint32) {
-	if e.cfg.NoDNS || !e.mayListen() {
+	if e.cfg.NoDNS || !e.mayListen(false) {
 		return
 	}
 	a.dns = &resolver{names.NewStream(), names.NewStream()}

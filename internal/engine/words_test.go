@@ -301,3 +301,133 @@ func TestWordsOfQUIC(t *testing.T) {
 		})
 	}
 }
+
+// tells is a segment of the peer with these bytes, so far ahead of what is expected.
+func (r *rig) tells(data []byte, ahead int) {
+	r.ts2++
+	seg := wire.TCPSegment{TCPProbe: wire.TCPProbe{
+		Src: r.peer, Dst: r.me, TTL: r.ttl, Seq: r.ack + uint32(ahead), Ack: r.seq, Flags: wire.ACK | wire.PSH, Window: 501,
+		Timestamp: true, TSVal: r.ts2, TSEcr: r.tsval,
+	}, Payload: data}
+	if ahead == 0 {
+		r.ack += uint32(len(data))
+	}
+	p := r.captured(seg.AppendTo(nil), capture.Incoming)
+	r.step(&p)
+}
+
+// serverRig is a rig whose own end is the server.
+func serverRig(t *testing.T) *rig {
+	r := newRigOf(t, false, 4, Config{}, netip.MustParseAddrPort("203.0.113.7:50000"))
+	r.me = netip.MustParseAddrPort("192.0.2.1:443")
+	r.w.Selector = service.Selector{Domains: domains{"video.example"}, Directions: []trace.Direction{trace.In}}
+	return r
+}
+
+// Of an accepted flow the peer's first words count, and what its address is called.
+func TestWordsOfAccepted(t *testing.T) {
+	wanted, other := clientHello(t, "www.video.example"), clientHello(t, "bank.example")
+	for name, test := range map[string]struct {
+		play  func(r *rig)
+		by    trace.By // 0: not selected
+		value string
+	}{
+		"TLS":              {func(r *rig) { r.tells(wanted, 0) }, trace.BySNI, "www.video.example"},
+		"TLS, another one": {func(r *rig) { r.tells(other, 0) }, 0, ""},
+		"TLS in pieces, out of order": {func(r *rig) {
+			r.tells(wanted[100:], 100)
+			r.tells(wanted[:100], 0)
+			r.ack += uint32(len(wanted) - 100)
+		}, trace.BySNI, "www.video.example"},
+		"HTTP":                           {func(r *rig) { r.tells([]byte("GET / HTTP/1.1\r\nHost: video.example\r\n\r\n"), 0) }, trace.ByHTTPHost, "video.example"},
+		"only this end speaks":           {func(r *rig) { r.say(wanted); r.after(600 * time.Millisecond) }, 0, ""},
+		"the peer's name":                {func(r *rig) { r.asked(t, "cam.video.example"); r.after(600 * time.Millisecond) }, trace.ByDNS, "cam.video.example"},
+		"the peer's name, and its words": {func(r *rig) { r.asked(t, "cam.video.example"); r.tells(other, 0) }, trace.ByDNS, "cam.video.example"},
+		"nothing yet":                    {func(r *rig) { r.asked(t, "cam.video.example"); r.after(300 * time.Millisecond) }, 0, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := serverRig(t)
+			r.accepts()
+			test.play(r)
+			r.out(segment{flags: wire.ACK | wire.PSH, data: 100})
+			r.in(segment{flags: wire.ACK})
+			r.after(20 * time.Millisecond)
+			flows, _ := r.told()
+			var by trace.By
+			var value string
+			for _, f := range flows {
+				by, value = f.Service.By, f.Service.Value
+				if f.Direction != trace.In {
+					t.Errorf("%v", f.Tuple)
+				}
+			}
+			if by != test.by || value != test.value || (len(r.probes) > 0) != (test.by != 0) {
+				t.Errorf("by %v %q, %d probes", by, value, len(r.probes))
+			}
+			if n := r.e.accepted; n != 0 && name != "nothing yet" || r.e.listening != 0 {
+				t.Errorf("%d and %d are still read", n, r.e.listening)
+			}
+		})
+	}
+}
+
+// A flood of SYNs, or of connections that say nothing, takes no room from the flows that
+// this host opens.
+func TestWordsOfAFlood(t *testing.T) {
+	r := namedRig(t, "video.example")
+	me, peer := r.me, r.peer
+	for i := range 2 * maxWords {
+		r.me, r.peer = netip.AddrPortFrom(me.Addr(), 443), netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}), 50000)
+		r.in(segment{flags: wire.SYN, options: synOptions})
+		if r.e.accepted > i/2 {
+			t.Fatalf("%d are read after %d SYNs", r.e.accepted, i)
+		}
+		if i%2 == 0 {
+			continue
+		}
+		r.out(segment{flags: wire.SYN | wire.ACK, options: synOptions})
+		r.in(segment{flags: wire.ACK})
+	}
+	if r.e.accepted != maxWords {
+		t.Errorf("%d are read", r.e.accepted)
+	}
+	r.me, r.peer = me, peer
+	r.handshake()
+	r.say(clientHello(t, "video.example"))
+	if flows, _ := r.told(); len(flows) != 1 || flows[0].Service.By != trace.BySNI {
+		t.Errorf("%+v", flows)
+	}
+	r.after(time.Second)
+	if r.e.accepted != 0 || r.e.stats.Services.Dropped != 0 {
+		t.Errorf("%d are still read, %d were not", r.e.accepted, r.e.stats.Services.Dropped)
+	}
+}
+
+func TestWordsOfAcceptedQUIC(t *testing.T) {
+	for name, test := range map[string]struct {
+		name string
+		by   trace.By
+	}{"wanted": {"www.video.example", trace.ByQUICSNI}, "another": {"bank.example", 0}} {
+		t.Run(name, func(t *testing.T) {
+			r := udpRig{serverRig(t)}
+			for _, b := range initials(t, test.name) {
+				r.send(false, b)
+			}
+			r.send(true, make([]byte, 1200))
+			r.now = r.now.Add(rtt)
+			r.send(false, make([]byte, 60))
+			r.send(true, make([]byte, 60))
+			r.now = r.now.Add(rtt)
+			r.send(false, make([]byte, 60))
+			r.hears(false)
+			flows, _ := r.told()
+			var by trace.By
+			for _, f := range flows {
+				by = f.Service.By
+			}
+			if by != test.by || (len(r.probes) > 0) != (by != 0) || r.e.accepted != 0 || r.e.listening != 0 {
+				t.Errorf("by %v, %d probes, %d still read: %+v", by, len(r.probes), r.e.accepted, r.e.quic.Stats())
+			}
+		})
+	}
+}

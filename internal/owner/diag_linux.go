@@ -109,12 +109,7 @@ func (s *Sockets) Connection(wire trace.FlowKey) (Connection, error) {
 // one at which the flow is seen, the key that on the wire. A flow that is none of this
 // host's is an error.
 func (s *Sockets) Handshake(key trace.FlowKey, ifindex int) (Handshake, error) {
-	a, err := s.diag.ask(key, ifindex, diagInfo)
-	if errors.Is(err, errGone) {
-		if socket, ok := s.nat.inside(key); ok {
-			a, err = s.diag.ask(socket, ifindex, diagInfo)
-		}
-	}
+	a, err := s.ask(key, ifindex, diagInfo)
 	if err == nil && !a.hasInfo {
 		err = errShort
 	}
@@ -130,12 +125,10 @@ func (s *Sockets) Handshake(key trace.FlowKey, ifindex int) (Handshake, error) {
 // one of an IPv6 flow, since the kernel's word is about IP_RECVERR alone (Linux 6.18,
 // inet_diag_msg_attrs_fill).
 func (s *Sockets) HearsErrors(key trace.FlowKey, ifindex int) (bool, error) {
-	a, err := s.diag.ask(key, ifindex, 0)
+	a, err := s.ask(key, ifindex, 0)
 	if errors.Is(err, errGone) {
-		if socket, ok := s.nat.inside(key); ok {
-			if a, err = s.diag.ask(socket, ifindex, 0); errors.Is(err, errGone) {
-				return true, nil
-			}
+		if _, behind := s.nat.inside(key); behind {
+			return true, nil
 		}
 	}
 	ipv6 := key.Src.Addr().Is6()
@@ -146,6 +139,18 @@ func (s *Sockets) HearsErrors(key trace.FlowKey, ifindex int) (bool, error) {
 		return true, fmt.Errorf("owner: options of the socket of %v: %w", key, err)
 	}
 	return a.recvErr || ipv6, nil
+}
+
+// ask asks for the socket of a flow on the wire, by what the socket itself calls it where
+// that is translated.
+func (s *Sockets) ask(key trace.FlowKey, ifindex, attribute int) (answer, error) {
+	a, err := s.diag.ask(key, ifindex, attribute)
+	if errors.Is(err, errGone) {
+		if socket, ok := s.nat.inside(key); ok {
+			a, err = s.diag.ask(socket, ifindex, attribute)
+		}
+	}
+	return a, err
 }
 
 // Close closes it.

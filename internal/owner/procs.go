@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -59,20 +60,26 @@ func numbers(text string) []int {
 
 // holds reports whether one of the process's descriptors is the socket.
 func (p procs) holds(pid int, socket string) bool {
+	return len(p.holding(pid, 1, func(s string) bool { return s == socket })) > 0
+}
+
+// holding returns which of the wanted sockets the process has open, each once; it looks
+// no further when there are so many.
+func (p procs) holding(pid, most int, wanted func(socket string) bool) (held []string) {
 	dir, err := os.Open(fmt.Sprintf("%s/%d/fd", p, pid))
 	if err != nil {
-		return false // gone, or not ours to read
+		return nil // gone, or not ours to read
 	}
 	defer dir.Close()
 	for {
 		names, err := dir.Readdirnames(64)
 		for _, name := range names {
-			if to, err := os.Readlink(dir.Name() + "/" + name); err == nil && to == socket {
-				return true
+			if to, err := os.Readlink(dir.Name() + "/" + name); err == nil && wanted(to) && !slices.Contains(held, to) {
+				held = append(held, to)
 			}
 		}
-		if err != nil {
-			return false
+		if err != nil || len(held) >= most {
+			return held
 		}
 	}
 }

@@ -29,6 +29,13 @@ type site struct {
 
 func newSite(t *testing.T, want Want) *site {
 	s := &site{t: t, ns: nstest.New(t), woken: make(chan struct{}, 1)}
+	s.watch(want)
+	return s
+}
+
+// watch opens the watcher.
+func (s *site) watch(want Want) {
+	t := s.t
 	s.ns.Must(t, func() (err error) {
 		s.w, err = Open(func() {
 			select {
@@ -44,7 +51,6 @@ func newSite(t *testing.T, want Want) *site {
 		}
 	})
 	s.w.Want(want)
-	return s
 }
 
 // connect opens a connection in the namespace.
@@ -146,9 +152,9 @@ func TestWatcher(t *testing.T) {
 
 // Flows that exist already are found when asked about; those that are gone are not.
 func TestAsk(t *testing.T) {
-	s := newSite(t, Want{})
+	s := &site{t: t, ns: nstest.New(t), woken: make(chan struct{}, 1)}
 	c, key := s.connect("tcp4", "127.0.0.1:0", nil)
-	s.w.Want(Want{Everyone: true})
+	s.watch(Want{Everyone: true}) // which did not see the connection begin
 	const lo = 1
 	s.w.Ask(key, lo)
 	if o, ok := s.final(key, 5*time.Second); !ok || o.Process.PID != os.Getpid() || !o.At.IsZero() {

@@ -57,6 +57,15 @@ func (s *Sockets) Tracks() bool { return false }
 // Connection is never called.
 func (s *Sockets) Connection(trace.FlowKey) (Connection, error) { return Connection{}, unsupported{} }
 
+// Finder needs Linux.
+type Finder struct{ mailbox }
+
+// NewFinder is never called.
+func NewFinder(*Sockets) *Finder { return nil }
+
+// Close is never called.
+func (x *Finder) Close() {}
+
 // unsupported matches errors.ErrUnsupported, whose own words would add nothing.
 type unsupported struct{}
 

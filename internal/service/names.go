@@ -75,6 +75,9 @@ func (s *Selector) ByName() bool {
 // over names. Without them the names of the address do, when they agree: an address of a
 // content network has many, and what it was asked for last need not be what this flow
 // wants. What lies in a service's prefix needs no name, but gets one that is more exact.
+//
+// The words of an accepted flow name this host, the names of its address name the peer:
+// either is enough.
 func (s *Selector) what(t trace.Tuple, k *Known) (trace.Service, Verdict) {
 	if s.Flow != nil {
 		return answer(s.matchFlow(t))
@@ -94,7 +97,9 @@ func (s *Selector) what(t trace.Tuple, k *Known) (trace.Service, Verdict) {
 			why.By = k.Words.By
 			return why, Yes
 		}
-		return answer(s.offered(t, k))
+		if t.Direction != trace.In {
+			return answer(s.offered(t, k))
+		}
 	}
 	if k.Words.Awaited {
 		return trace.Service{}, Listen

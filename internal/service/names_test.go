@@ -85,3 +85,28 @@ func TestMatchNames(t *testing.T) {
 		t.Error("a name may have any address")
 	}
 }
+
+// The words of an accepted flow name this host; that does not speak against the names of
+// the peer's address.
+func TestMatchNamesOfAccepted(t *testing.T) {
+	flow := tuple("192.0.2.1:443", "203.0.113.7:50000", func(t *trace.Tuple) { t.Direction = trace.In })
+	words := Words{Name: "www.video.example", By: trace.BySNI}
+	peer := []names.Name{{Chain: []string{"cam.home.example"}}}
+	for name, test := range map[string]struct {
+		s    Selector
+		k    Known
+		want Verdict
+		by   trace.By
+	}{
+		"its words":                 {Selector{Domains: suffixes{"video.example"}}, Known{Words: words, Names: peer}, Yes, trace.BySNI},
+		"the peer's name":           {Selector{Domains: suffixes{"home.example"}}, Known{Words: words, Names: peer}, Yes, trace.ByDNS},
+		"neither":                   {Selector{Domains: suffixes{"bank.example"}}, Known{Words: words, Names: peer}, No, 0},
+		"may yet be heard":          {Selector{Domains: suffixes{"home.example"}}, Known{Words: Words{Awaited: true}, Names: peer}, Listen, 0},
+		"a service at its own port": {Selector{Offers: []Offer{{Name: "v", Domains: suffixes{"video.example"}, Ports: []PortRange{{443, 443}}}}}, Known{Words: words}, Yes, trace.BySNI},
+		"and at another":            {Selector{Offers: []Offer{{Name: "v", Domains: suffixes{"video.example"}, Ports: []PortRange{{80, 80}}}}}, Known{Words: words}, No, 0},
+	} {
+		if why, v := test.s.Match(flow, &test.k); v != test.want || v == Yes && why.By != test.by {
+			t.Errorf("%s: verdict %d, %+v", name, v, why)
+		}
+	}
+}

@@ -168,6 +168,11 @@ func (s *Selector) WantsUDP() bool {
 	return len(s.Protos) == 0 || slices.Contains(s.Protos, trace.UDP)
 }
 
+// Accepted reports whether the selector may select a flow that this host accepted.
+func (s *Selector) Accepted() bool {
+	return len(s.Directions) == 0 || slices.Contains(s.Directions, trace.In)
+}
+
 // Prefixes returns the sorted prefixes of all rules, for a capture filter; none
 // when flows to anywhere may be wanted.
 func (s *Selector) Prefixes() []netip.Prefix {

@@ -108,7 +108,7 @@ var firstHour = []typed{
 	},
 	{
 		command: `service-traceroute trace --host $S --no-probe --duration 3s & sleep 1; curl -sk -o /dev/null "https://$S/slow/2000?for=1s"; wait`,
-		want:    `chosen by address 10\.[0-9.]+: matched\n`,
+		want:    `chosen by address 10\.[0-9.]+(, process curl \(\d+\))?: matched\n`,
 	},
 	{
 		command: `service-traceroute trace --host $S --netns all --duration 4s & sleep 1; curl -sk -o /dev/null "https://$S/slow/2000?for=2s"; wait`,

@@ -18,8 +18,8 @@ import (
 )
 
 // TestGateway runs the command on a gateway that masquerades: it traces a client's
-// connection, by the client's address, of which the client hears nothing. It keeps the one
-// capability that takes.
+// connection, by the client's address, of which the client hears nothing. It keeps the
+// capability that takes, beside those that tell whose flows are.
 func TestGateway(t *testing.T) {
 	f := &field{bin: build(t)}
 	n := scenario.Network{Name: "gateway", Nodes: []scenario.Node{
@@ -44,7 +44,7 @@ func TestGateway(t *testing.T) {
 	p := start(t, f.Node("gw").Do, nil, f.bin, "trace", "--host", client.String(), "--direction", "transit", "--output", "json", "-o", file)
 	p.stderr.await(t, "watching")
 	for _, s := range threads(t, f.bin) {
-		for _, want := range []string{"CapEff:\t0000000000001000\n", "CapPrm:\t0000000000001000\n", "CapInh:\t0000000000000000\n", "NoNewPrivs:\t1\n"} {
+		for _, want := range []string{"CapEff:\t0000000000081004\n", "CapPrm:\t0000000000081004\n", "CapInh:\t0000000000000000\n", "NoNewPrivs:\t1\n"} {
 			if !strings.Contains(s, want) {
 				t.Errorf("lacks %q:\n%s", want, s)
 			}

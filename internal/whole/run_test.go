@@ -114,6 +114,7 @@ func TestRun(t *testing.T) {
 	t.Run("daemons", f.runDaemons)
 	t.Run("users", f.runUsers)
 	t.Run("users, traced", f.runUserTraced)
+	t.Run("users, named", f.traceNames)
 	t.Run("file capability", f.runFileCapability)
 	t.Run("job control", f.runJobControl)
 	nothingLeft(t, "run", f.bin, before)

@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"servicetraceroute/internal/lab/nstest"
+	"servicetraceroute/trace"
 )
 
 // whoAmI is a command that tells who it is.
@@ -117,6 +119,71 @@ func (f *field) runUserTraced(t *testing.T) {
 		}
 		if err := os.Remove(file); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// A plain root's records name everybody's processes, under sudo those of who called it.
+func (f *field) traceNames(t *testing.T) {
+	othersExist(t)
+	nobody, err := user.Lookup("nobody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, _ := strconv.Atoi(nobody.Uid)
+	gid, _ := strconv.Atoi(nobody.Gid)
+	client := filepath.Join(open(t), "client")
+	install(t, self(t), client, nil)
+	for name, test := range map[string]struct {
+		env  []string
+		root bool // whether root's process is named
+	}{
+		"root": {[]string{"SUDO_UID=", "SUDO_GID="}, true},
+		"sudo": {[]string{"SUDO_UID=" + nobody.Uid, "SUDO_GID=" + nobody.Gid}, false},
+	} {
+		tracing := start(t, f.Node("client").Do, func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, test.env...) },
+			f.bin, "trace", "--host", f.server.String(), "--output", "json")
+		tracing.stderr.await(t, "watching")
+		talks := fmt.Sprintf("%s=%v:443 %s 0", envTalk, f.server, lively)
+		theirs := start(t, f.Node("client").Do, func(cmd *exec.Cmd) {
+			cmd.Env = append(cmd.Env, talks)
+			cmd.Dir = "/"
+			cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+		}, client)
+		roots := start(t, f.Node("client").Do, func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, talks) }, client)
+		want := map[uint16]int{}
+		for p, named := range map[*program]bool{theirs: true, roots: test.root} {
+			var pid int
+			var port uint16
+			if status := p.status(t); status != 0 {
+				t.Errorf("%s: status %d, %s", name, status, p.stderr.String())
+			}
+			_, _ = fmt.Sscanf(p.stdout.String(), "%d %d", &pid, &port)
+			if !named {
+				pid = 0
+			}
+			want[port] = pid
+		}
+		if status, _ := tracing.signal(t, syscall.SIGINT, false); status != 0 {
+			t.Errorf("%s: status %d, %s", name, status, tracing.stderr.String())
+		}
+		for line := range strings.Lines(tracing.stdout.String()) {
+			ev, err := trace.Unmarshal([]byte(line))
+			if err != nil {
+				t.Fatal(err)
+			}
+			tr, ok := ev.(*trace.Trace)
+			if !ok {
+				continue
+			}
+			pid, known := want[tr.Flow.Src.Port()]
+			delete(want, tr.Flow.Src.Port())
+			if got := tr.Process; !known || (got != nil) != (pid != 0) || got != nil && (got.PID != pid || got.Name != "client") {
+				t.Errorf("%s: %+v, want %d: %s", name, got, pid, line)
+			}
+		}
+		if len(want) != 0 {
+			t.Errorf("%s: no trace of %v\n%s", name, want, tracing.stdout.String())
 		}
 	}
 }

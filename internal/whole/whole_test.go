@@ -155,6 +155,7 @@ func TestCommand(t *testing.T) {
 	t.Run("no flow matches", f.noFlowMatches)
 	t.Run("no probe", f.noProbe)
 	t.Run("dial", f.dial)
+	t.Run("dial over QUIC", f.dialQUIC)
 	t.Run("privileges are dropped", f.privilegesAreDropped)
 }
 
@@ -189,6 +190,9 @@ func (f *field) traceToFile(t *testing.T) {
 	tr := traces[0]
 	if tr.Stop != trace.StopDestination || !tr.Complete || tr.Label != "whole" || len(tr.Hops) != 3 || tr.Destination.TTL != 3 {
 		t.Errorf("%s", b)
+	}
+	if p := tr.Process; p == nil || p.PID != f.Node("client").Pid() {
+		t.Errorf("process %+v, the client's is %d", p, f.Node("client").Pid())
 	}
 }
 
@@ -231,12 +235,14 @@ func (f *field) noProbe(t *testing.T) {
 // Once it watches, the command has no capability on any thread and cannot get one, but
 // for the one with which errors about probes in UDP flows are dropped.
 func (f *field) privilegesAreDropped(t *testing.T) {
+	// To say whose flows are: CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE.
+	const seeing = 1<<privilege.DACReadSearch | 1<<privilege.SysPtrace
 	for _, test := range []struct {
 		flags []string
 		keeps uint64
 	}{
-		{nil, 1 << privilege.NetAdmin}, {[]string{"--proto", "udp"}, 1 << privilege.NetAdmin},
-		{[]string{"--proto", "tcp"}, 0}, {[]string{"--udp-probe", "off"}, 0}, {[]string{"--no-probe"}, 0},
+		{nil, seeing | 1<<privilege.NetAdmin}, {[]string{"--proto", "udp"}, seeing | 1<<privilege.NetAdmin},
+		{[]string{"--proto", "tcp"}, seeing}, {[]string{"--udp-probe", "off"}, seeing}, {[]string{"--no-probe"}, seeing},
 	} {
 		p := start(t, f.Node("client").Do, nil, append([]string{f.bin, "trace", "--host", f.server.String()}, test.flags...)...)
 		p.stderr.await(t, "watching")

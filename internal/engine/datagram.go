@@ -45,6 +45,12 @@ func (e *Engine) datagram(p *capture.Packet) {
 			s.Stamped, s.At = true, p.Time
 			e.noteCopy(p, s)
 		}
+		if e.cfg.Replay {
+			e.seenAgain(p, s)
+		}
+		return
+	}
+	if e.cfg.Replay && e.replayedDatagram(p) {
 		return
 	}
 	e.resolve(p)
@@ -54,6 +60,9 @@ func (e *Engine) datagram(p *capture.Packet) {
 	f, followed := e.table.ObserveUDP(p, &e.ip, &e.udp)
 	if !followed {
 		return
+	}
+	if e.guessed && f.UDP.PacketsIn+f.UDP.PacketsOut == 1 {
+		f.Direction = trace.Out // the near end was taken for the client
 	}
 	e.attendUDP(p, f)
 	a := e.match(p.Time, f)

@@ -13,6 +13,9 @@ func (e *Engine) finish(now time.Time, r *run, stop trace.Stop) {
 	if r.index < 0 {
 		return
 	}
+	if e.cfg.Replay {
+		now, stop = e.ending(now, r, stop)
+	}
 	heap.Remove(&e.runs, r.index)
 	r.index = -1
 	dst := r.flow.Key.Dst

@@ -64,6 +64,8 @@ type run struct {
 
 	lastSeq uint32 // conntrack takes two equal segments in a row for a retransmission
 
+	probedAt time.Time // of a replayed trace: when its newest probe left
+
 	wake  time.Time
 	index int
 }
@@ -99,12 +101,12 @@ func (e *Engine) begin(now time.Time, f *flow.Flow, a *attachment) {
 	}
 	r := &run{
 		id: e.newID(), flow: f, at: a, watch: a.watch, params: a.watch.params(a.service.Name), near: a.near,
-		start: now, progressAt: now, before: f.LastSeen, index: -1, wake: now,
+		start: now, progressAt: now, probedAt: now, before: f.LastSeen, index: -1, wake: now,
 	}
 	r.fence = e.fence(now, f)
 	r.resetLeg(now)
 	r.syncAfter(now, e.lostAt)
-	if f.Key.Proto == trace.TCP {
+	if f.Key.Proto == trace.TCP && !e.cfg.Replay {
 		e.inquireScale(f, a)
 	}
 	a.run = r
@@ -286,20 +288,33 @@ func (e *Engine) over(now time.Time, r *run) (trace.Stop, bool) {
 	if now.Sub(r.start) > hardLimit {
 		return trace.StopDeadline, true
 	}
-	if ttl, ok := r.reach.Done(!r.noisy); ok && r.dest == nil {
-		at, rtt := r.reach.Proof()
-		r.dest = &trace.Destination{TTL: ttl, RTT: rtt, By: trace.DestinationByAck}
-		r.near.distance = ttl
-		e.learnDistance(now, r.flow.Key.Dst.Addr(), ttl)
-		r.plan.SetBoundary(ttl)
-		r.plan.Recheck(ttl-1, at)
-	}
+	e.prove(now, r)
 	if !r.plan.Finished() {
 		if now.Sub(r.progressAt) > patience {
 			return outOfPatience(r), true
 		}
 		return 0, false
 	}
+	return e.conclusion(now, r)
+}
+
+// prove takes the destination for known once its answers say where it is.
+func (e *Engine) prove(now time.Time, r *run) {
+	ttl, ok := r.reach.Done(!r.noisy)
+	if !ok || r.dest != nil {
+		return
+	}
+	at, rtt := r.reach.Proof()
+	r.dest = &trace.Destination{TTL: ttl, RTT: rtt, By: trace.DestinationByAck}
+	r.near.distance = ttl
+	e.learnDistance(now, r.flow.Key.Dst.Addr(), ttl)
+	r.plan.SetBoundary(ttl)
+	r.plan.Recheck(ttl-1, at)
+}
+
+// conclusion is what a trace came to whose plan is finished; false while its destination
+// is looked for.
+func (e *Engine) conclusion(now time.Time, r *run) (trace.Stop, bool) {
 	switch {
 	case r.dest != nil:
 		return trace.StopDestination, true

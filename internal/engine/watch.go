@@ -84,6 +84,7 @@ type attachment struct {
 	words    *words       // what its client said first; nil: not known
 	dns      *resolver    // a connection to a DNS server that is read
 	ignored  bool         // a record said why it is not traced
+	newest   [2]print     // of a replayed flow: its newest packet out and in
 }
 
 // Add starts a watch; flows already in the table are looked at again.
@@ -233,7 +234,7 @@ func (e *Engine) match(now time.Time, f *flow.Flow) *attachment {
 
 // ignore says once that a flow is not traced although it may be one of those wanted.
 func (e *Engine) ignore(now time.Time, f *flow.Flow, a *attachment, w *Watch) {
-	if !a.ignored && open(now, f) {
+	if !a.ignored && e.stands(now, f) {
 		a.ignored = true
 		e.emit(w, &trace.Flow{
 			Tuple: e.tuple(f), Time: now, Label: e.cfg.Label, Process: a.process(), State: trace.FlowIgnored, Reason: trace.ReasonAmbiguous,

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"io"
 	"net/netip"
 	"sync"
 	"testing"
@@ -149,7 +148,9 @@ func TestSimReplay(t *testing.T) {
 					t.Fatal(err)
 				}
 				stop := s.watch(servicetraceroute.Selection{})
-				f := s.start(chatty(test.v6))
+				w := chatty(test.v6)
+				w.Duration = 30 * time.Second
+				f := s.start(w)
 				<-f.Done()
 				live := stop()
 				if err := s.tracer.Close(); err != nil {
@@ -174,5 +175,3 @@ func TestSimReplay(t *testing.T) {
 		})
 	}
 }
-
-var _ = io.EOF

@@ -66,15 +66,19 @@ func (e *Engine) datagram(p *capture.Packet) {
 	}
 	e.attendUDP(p, f)
 	a := e.match(p.Time, f)
-	if a.watch == nil {
+	if a.watch == nil && a.run == nil {
 		return
 	}
-	a.watch.lastSeen = p.Time
+	if a.watch != nil {
+		a.watch.lastSeen = p.Time
+	}
 	e.notePacket(p, a, e.udp.PayloadLen)
 	if r := a.run; r != nil {
 		r.inSync(p.Time, p.Direction == capture.Outgoing)
 		r.before = p.Time
-		return
+		if !e.cfg.Replay {
+			return
+		}
 	}
 	e.consider(p.Time, f)
 }

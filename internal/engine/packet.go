@@ -81,14 +81,16 @@ func (e *Engine) segment(p *capture.Packet) {
 	}
 	e.attend(p, f, &o)
 	a := e.match(p.Time, f)
-	if a.watch == nil {
+	if a.watch == nil && a.run == nil {
 		return
 	}
 	if o.Outside {
 		e.stats.Replies.Unmatched++ // pretends to be the destination's
 		return
 	}
-	a.watch.lastSeen = p.Time
+	if a.watch != nil {
+		a.watch.lastSeen = p.Time
+	}
 	if o.FirstSYN {
 		a.anew, a.refused = a.finished > 0, false
 	}
@@ -96,7 +98,7 @@ func (e *Engine) segment(p *capture.Packet) {
 	if a.run != nil {
 		e.watchOver(p, a.run, &o)
 	}
-	if a.run == nil {
+	if a.run == nil || e.cfg.Replay {
 		e.consider(p.Time, f)
 		e.closedBefore(p.Time, f)
 	}
@@ -119,11 +121,13 @@ func (e *Engine) localEnd(p *capture.Packet) bool {
 func (e *Engine) consider(now time.Time, f *flow.Flow) {
 	a := e.match(now, f)
 	w := a.watch
-	if w == nil || a.run != nil || a.refused || !e.stands(now, f) {
+	if e.cfg.Replay {
+		if w != nil && shown(now, f) {
+			e.identify(now, f, a)
+		}
 		return
 	}
-	if e.cfg.Replay {
-		e.identify(now, f, a)
+	if w == nil || a.run != nil || a.refused || !open(now, f) {
 		return
 	}
 	if a.finished > 0 {

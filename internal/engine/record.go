@@ -49,6 +49,10 @@ func (e *Engine) finish(now time.Time, r *run, stop trace.Stop) {
 	if r.watch.Retrace > 0 {
 		r.watch.retraceAt = earliest(r.watch.retraceAt, now.Add(r.watch.Retrace))
 	}
+	if e.cfg.Replay && r.at.watch == nil { // not selected after all
+		e.disown(t)
+		return
+	}
 	e.emit(r.watch, t)
 	if r.at.claimed {
 		r.at.claimed, e.freed = false, true

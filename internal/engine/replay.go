@@ -225,14 +225,14 @@ func (e *Engine) spoil(s *probe.Sent) {
 func (e *Engine) probeSeen(p *capture.Packet, f *flow.Flow, s *probe.Sent) {
 	now := p.Time
 	a := e.match(now, f)
-	if a.watch == nil || s.TTL > replayMaxTTL {
+	awaited := a.words != nil && a.words.said.Awaited // who sent the probe knew more
+	if a.watch == nil && !awaited || s.TTL > replayMaxTTL {
 		return
 	}
 	if a.run == nil {
 		if len(e.runs) >= maxReplayed {
 			return
 		}
-		e.identify(now, f, a)
 		e.begin(now, f, a)
 	}
 	r := a.run
@@ -371,6 +371,9 @@ func (e *Engine) concluded(now time.Time, r *run) (trace.Stop, bool) {
 
 // ending is when and why a replayed trace ended, of which that is known only later.
 func (e *Engine) ending(now time.Time, r *run, stop trace.Stop) (time.Time, trace.Stop) {
+	if r.at.watch != nil {
+		e.identify(now, r.flow, r.at)
+	}
 	if told, over := e.concluded(now, r); over {
 		stop = told
 	}
@@ -378,6 +381,19 @@ func (e *Engine) ending(now time.Time, r *run, stop trace.Stop) (time.Time, trac
 		return now, stop
 	}
 	return r.progressAt, stop
+}
+
+// disown takes a trace out of the counters.
+func (e *Engine) disown(t *trace.Trace) {
+	e.stats.Traces.Started--
+	e.stats.Traces.Done--
+	if e.stats.Traces.ByStop[t.Stop]--; e.stats.Traces.ByStop[t.Stop] == 0 {
+		delete(e.stats.Traces.ByStop, t.Stop)
+	}
+	for _, h := range t.Hops {
+		e.stats.Probes.Sent -= uint64(h.Sent)
+		e.stats.Replies.Matched -= uint64(len(h.Replies))
+	}
 }
 
 // Local returns the test whether an address lies in one of the prefixes; nil for none.

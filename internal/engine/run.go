@@ -99,8 +99,12 @@ func (e *Engine) begin(now time.Time, f *flow.Flow, a *attachment) {
 	if a.near == nil {
 		a.near = &near{}
 	}
+	w := a.watch
+	if w == nil { // of a replayed flow of which that is not known yet
+		w = e.watches[0]
+	}
 	r := &run{
-		id: e.newID(), flow: f, at: a, watch: a.watch, params: a.watch.params(a.service.Name), near: a.near,
+		id: e.newID(), flow: f, at: a, watch: w, params: w.params(a.service.Name), near: a.near,
 		start: now, progressAt: now, probedAt: now, before: f.LastSeen, index: -1, wake: now,
 	}
 	r.fence = e.fence(now, f)
@@ -110,9 +114,9 @@ func (e *Engine) begin(now time.Time, f *flow.Flow, a *attachment) {
 		e.inquireScale(f, a)
 	}
 	a.run = r
-	a.watch.running++
-	r.turn = a.watch.occupy(now, f)
-	a.watch.begun = true
+	w.running++
+	r.turn = w.occupy(now, f)
+	w.begun = true
 	e.stats.Traces.Started++
 	heap.Push(&e.runs, r)
 	e.runsTo[f.Key.Dst] = append(e.runsTo[f.Key.Dst], r)

@@ -175,3 +175,48 @@ func TestSimReplay(t *testing.T) {
 		})
 	}
 }
+
+// A file in which one flow is traced again and again gives each trace for itself, also
+// where it lacks what the flow did between them.
+func TestSimReplayRetraced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net, err := simnet.New(wires(chain(4), 5*time.Millisecond), simnet.Options{Seed: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer net.Close()
+		source, sink, err := net.Tap("client")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var evidence bytes.Buffer
+		tap := newRecorded(source)
+		s := &sim{t: t, net: net}
+		if s.tracer, err = servicetraceroute.New(servicetraceroute.Config{Source: tap, Sink: sink, Pcap: &evidence}); err != nil {
+			t.Fatal(err)
+		}
+		stop := s.watch(servicetraceroute.Selection{Retrace: 10 * time.Second})
+		w := chatty(false)
+		w.Every, w.Duration = 3*time.Second, 50*time.Second
+		<-s.start(w).Done()
+		live := stop()
+		if err := s.tracer.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if len(live.traces) < 4 {
+			t.Fatalf("%d traces", len(live.traces))
+		}
+		for name, file := range map[string][]byte{"evidence": evidence.Bytes(), "pcap": tap.bytes()} {
+			again, err := replay(t, servicetraceroute.Replay{Packets: bytes.NewReader(file)}, servicetraceroute.Selection{})
+			if err != nil || len(again.traces) != len(live.traces) {
+				t.Fatalf("%s: %v, %d traces, %d were made", name, err, len(again.traces), len(live.traces))
+			}
+			for i, tr := range again.traces {
+				want := live.traces[i]
+				if tr.Stop != want.Stop || tr.PathID != want.PathID || tr.Start.Sub(want.Start).Abs() > 10*time.Millisecond {
+					t.Errorf("%s: got\n%s\nwant\n%s", name, describe(tr), describe(want))
+				}
+			}
+		}
+	})
+}

@@ -7,14 +7,12 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"log/slog"
 	"maps"
 	"net/netip"
-	"time"
 
-	"servicetraceroute/internal/capture"
 	"servicetraceroute/internal/engine"
 	"servicetraceroute/internal/packetfile"
+	"servicetraceroute/internal/replay"
 	"servicetraceroute/trace"
 )
 
@@ -50,14 +48,6 @@ type Replay struct {
 	Progress func(packets uint64)
 }
 
-const (
-	// Packets of several interfaces or processors may be out of order by less; beyond, the
-	// clock of who captured was set back, or another capture begins.
-	replayStepBack = 5 * time.Second
-	// What a file says of when its capture ended is believed as long as this.
-	replayTail = time.Minute
-)
-
 // Watch reads the file to its end and yields what a Tracer's Watch does: a *trace.Flow
 // for each flow that is selected, a *trace.Trace for each trace in the file, when it is
 // over, and at the end a *trace.Stats, whose Probes.Sent are those in the file. Times are
@@ -79,18 +69,30 @@ func (r Replay) Watch(ctx context.Context, sel Selection) iter.Seq2[trace.Event,
 			yield(nil, err)
 			return
 		}
+		hand := func() bool {
+			for _, rec := range p.Records() {
+				if !yield(rec.Event, nil) {
+					return false
+				}
+			}
+			return true
+		}
 		for err == nil && ctx.Err() == nil {
-			err = p.next()
-			if !p.deliver(yield) {
+			err = p.Next()
+			if r.Progress != nil && err == nil {
+				r.Progress(p.Packets())
+			}
+			if !hand() {
 				return
 			}
 		}
+		why := trace.StopCancelled
 		if ctx.Err() != nil {
-			err = nil
+			why, err = stopOf(ctx), nil
 		}
-		empty := p.packets == 0 && errors.Is(err, ErrFormat)
-		p.end(ctx)
-		if !p.deliver(yield) || !empty && !yield(p.stats(), nil) {
+		p.End(why)
+		nothing := p.Packets() == 0 && errors.Is(err, ErrFormat)
+		if !hand() || !nothing && !yield(p.Stats(), nil) {
 			return
 		}
 		if err != nil && err != io.EOF {
@@ -99,19 +101,8 @@ func (r Replay) Watch(ctx context.Context, sel Selection) iter.Seq2[trace.Event,
 	}
 }
 
-// player drives an engine with a file's packets and their times.
-type player struct {
-	Replay
-	in      *packetfile.Reader
-	engine  *engine.Engine
-	watch   *engine.Watch
-	config  engine.Config
-	now     time.Time // the latest of the packets' times
-	packets uint64
-	batch   [1]capture.Packet
-}
-
-func (r Replay) open(sel Selection) (*player, error) {
+// open checks what is asked for and turns it into the engine's terms.
+func (r Replay) open(sel Selection) (*replay.Player, error) {
 	if r.Packets == nil {
 		return nil, errors.New("servicetraceroute: Replay.Packets: there are none")
 	}
@@ -122,7 +113,7 @@ func (r Replay) open(sel Selection) (*player, error) {
 	if err != nil {
 		return nil, fmt.Errorf("servicetraceroute: Replay.Local: %w", err)
 	}
-	w, err := sel.terms(Config{Logger: slog.New(slog.DiscardHandler)}, nil)
+	w, err := sel.terms(Config{}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -132,105 +123,9 @@ func (r Replay) open(sel Selection) (*player, error) {
 	for name, p := range maps.Clone(w.ServiceParams) {
 		w.ServiceParams[name] = engine.ReplayParams(p)
 	}
-	p := &player{Replay: r, in: packetfile.NewReader(r.Packets), watch: w}
-	p.config = engine.Config{
-		Rate: defaultRate, HopRate: defaultHopRate, Label: r.Label, NoDNS: r.NoDNS, Replay: true,
-		Local: engine.Local(local), InterfaceName: p.interfaceName,
-	}
-	if _, err := crand.Read(p.config.Seed[:]); err != nil {
+	cfg := engine.Config{Rate: defaultRate, HopRate: defaultHopRate, Label: r.Label, NoDNS: r.NoDNS, Local: engine.Local(local)}
+	if _, err := crand.Read(cfg.Seed[:]); err != nil {
 		return nil, err
 	}
-	return p, nil
-}
-
-func (p *player) interfaceName(number int) string {
-	i, _ := p.in.Interface(number)
-	return i.Name
-}
-
-// next takes in one packet, after all that was due before it.
-func (p *player) next() error {
-	packet, err := p.in.Next()
-	if err == io.EOF && p.in.Format() == "" {
-		return fmt.Errorf("no bytes: %w", ErrFormat)
-	}
-	if err != nil {
-		return err
-	}
-	p.packets++
-	if p.Progress != nil {
-		p.Progress(p.packets)
-	}
-	p.start(packet.Time)
-	if packet.Time.Before(p.now.Add(-replayStepBack)) {
-		p.engine.Rewind(p.now, packet.Time)
-		p.now = packet.Time
-	}
-	p.until(packet.Time)
-	p.batch[0] = packet
-	p.engine.Step(p.now, p.batch[:])
-	return nil
-}
-
-// start makes the engine with the first packet: the file's time begins then.
-func (p *player) start(at time.Time) {
-	if p.engine == nil {
-		p.engine = engine.New(at, p.config)
-		p.engine.Add(at, p.watch)
-		p.now = at
-	}
-}
-
-// until lets time go on to at, from one thing that is due to the next.
-func (p *player) until(at time.Time) {
-	for {
-		due, ok := p.engine.Due()
-		if !ok || due.After(at) {
-			break
-		}
-		if due.After(p.now) {
-			p.now = due
-		}
-		p.engine.Step(p.now, nil)
-	}
-	if at.After(p.now) {
-		p.now = at
-	}
-}
-
-// end stops the traces that are not over at the file's end, or at that of the capture
-// where the file tells it.
-func (p *player) end(ctx context.Context) {
-	p.start(time.Now()) // of a file without packets
-	if until := p.in.Until(); ctx.Err() == nil && until.After(p.now) && until.Before(p.now.Add(replayTail)) {
-		p.until(until)
-	}
-	p.engine.Step(p.now, nil)
-	why := trace.StopCancelled
-	if ctx.Err() != nil {
-		why = stopOf(ctx)
-	}
-	p.engine.Remove(p.now, p.watch, why)
-}
-
-// deliver yields what was found; false when no more is wanted.
-func (p *player) deliver(yield func(trace.Event, error) bool) bool {
-	if p.engine == nil {
-		return true
-	}
-	for _, rec := range p.engine.Records() {
-		if !yield(rec.Event, nil) {
-			return false
-		}
-	}
-	return true
-}
-
-func (p *player) stats() *trace.Stats {
-	c := p.in.Counts()
-	lost := c.Cut + c.LinkType + c.NoInterface + c.TooLong + c.Lost
-	p.engine.Counted(c.Packets+lost, lost)
-	s := p.engine.Stats(p.now)
-	s.Backend, s.Reason = "file", "packets of a "+p.in.Format()+" file"
-	return s
+	return replay.New(r.Packets, cfg, w), nil
 }

@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"testing"
-	"time"
 
 	"servicetraceroute"
 	"servicetraceroute/trace"
@@ -174,66 +172,4 @@ func TestReplayEnds(t *testing.T) {
 	if tr, ok := all[1].(*trace.Trace); !ok || tr.Stop != trace.StopCancelled || len(tr.Hops) != 1 {
 		t.Errorf("%+v", all[1])
 	}
-}
-
-// A file's time may jump by millennia, and back.
-func TestReplayTimes(t *testing.T) {
-	file := probed()
-	at := func(packet int) int { // all of the same length up to there would be too simple
-		i := 24
-		for range packet {
-			i += 16 + int(binary.LittleEndian.Uint32(file[i+8:]))
-		}
-		return i
-	}
-	for packet, sec := range map[int]uint32{2: 0, 3: 1<<32 - 1, 5: 3, 7: 1<<32 - 1} {
-		binary.LittleEndian.PutUint32(file[at(packet):], sec)
-	}
-	start := time.Now()
-	all, err := records(t.Context(), servicetraceroute.Replay{Packets: bytes.NewReader(file)}, servicetraceroute.Selection{})
-	if err != nil || time.Since(start) > 10*time.Second {
-		t.Errorf("%d records, %v, in %v", len(all), err, time.Since(start))
-	}
-	if s := all[len(all)-1].(*trace.Stats); s.Uptime < 0 || s.Packets.Seen != 8 {
-		t.Errorf("%+v", s)
-	}
-}
-
-// Any bytes give records that can be written, and an end.
-func FuzzReplay(f *testing.F) {
-	f.Add(probed())
-	f.Add(probed()[:200])
-	nonce := append([]byte{5}, "12345678"...)
-	f.Add(pcapOf(datagram(64, []byte{1}), datagram(64, []byte{1, 2}), datagram(3, nonce), datagram(4, nonce)))
-	f.Fuzz(func(t *testing.T, file []byte) {
-		all, _ := records(t.Context(), servicetraceroute.Replay{Packets: bytes.NewReader(file)}, servicetraceroute.Selection{})
-		for _, ev := range all {
-			if _, err := json.Marshal(ev); err != nil {
-				t.Errorf("%v: %+v", err, ev)
-			}
-			tr, ok := ev.(*trace.Trace)
-			if !ok {
-				continue
-			}
-			for _, h := range tr.Hops {
-				for _, r := range h.Replies {
-					if r.Kind != trace.TCPAck && h.Sent < 1 || r.RTT < 0 {
-						t.Errorf("%+v", h)
-					}
-				}
-			}
-			if tr.End.Before(tr.Start) {
-				t.Errorf("from %v to %v", tr.Start, tr.End)
-			}
-		}
-	})
-}
-
-// datagram is a UDP datagram from the client in IPv4.
-func datagram(ttl byte, payload []byte) []byte {
-	b := binary.BigEndian.AppendUint16(nil, client.Port())
-	b = binary.BigEndian.AppendUint16(b, server.Port())
-	b = binary.BigEndian.AppendUint16(b, uint16(8+len(payload)))
-	b = append(b, 0, 0)
-	return packet4(client.Addr(), server.Addr(), ttl, 17, append(b, payload...))
 }

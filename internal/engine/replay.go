@@ -24,8 +24,10 @@ const (
 	staleAfter   = time.Second     // a flow that was not seen for so long may be farther than is known
 	farBelow     = 16              // so much lower than the flow's own TTL is no other way to here
 	settledFor   = 5 * time.Second // after which a trace that has all it needs is over
-	copyWithin   = time.Millisecond
-	firstOfOwn   = 32768 // ports from here on are given to clients
+	// A trace that goes on with what it knew already is the next one of its flow.
+	restartWithin = time.Second
+	copyWithin    = time.Millisecond
+	firstOfOwn    = 32768 // ports from here on are given to clients
 )
 
 // ReplayParams are the parameters of traces that are found in a file.
@@ -228,6 +230,14 @@ func (e *Engine) probeSeen(p *capture.Packet, f *flow.Flow, s *probe.Sent) {
 	awaited := a.words != nil && a.words.said.Awaited // who sent the probe knew more
 	if a.watch == nil && !awaited || s.TTL > replayMaxTTL {
 		return
+	}
+	if r := a.run; r != nil {
+		if now.Sub(r.probedAt) >= settledFor {
+			r.resumedAt = now
+		}
+		if now.Sub(r.resumedAt) < restartWithin && s.TTL <= r.reach.Lowest() && r.plan.Settled(s.TTL) {
+			e.finish(now, r, trace.StopUnknown) // the next trace asks again what this one knew
+		}
 	}
 	if a.run == nil {
 		if len(e.runs) >= maxReplayed {

@@ -64,7 +64,7 @@ type run struct {
 
 	lastSeq uint32 // conntrack takes two equal segments in a row for a retransmission
 
-	probedAt time.Time // of a replayed trace: when its newest probe left
+	probedAt, resumedAt time.Time // of a replayed trace: when its newest probe left, and the first after a pause
 
 	wake  time.Time
 	index int

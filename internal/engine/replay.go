@@ -387,10 +387,13 @@ func (e *Engine) ending(now time.Time, r *run, stop trace.Stop) (time.Time, trac
 	if told, over := e.concluded(now, r); over {
 		stop = told
 	}
-	if stop == trace.StopFlowClosed || stop == trace.StopCancelled {
-		return now, stop
+	if stop != trace.StopFlowClosed && stop != trace.StopCancelled {
+		now = r.progressAt
 	}
-	return r.progressAt, stop
+	if now.Before(r.start) { // packets may be a little out of order
+		now = r.start
+	}
+	return now, stop
 }
 
 // disown takes a trace out of the counters.

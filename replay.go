@@ -60,8 +60,8 @@ type Replay struct {
 // not woken.
 //
 // Of the Selection the fields count that select, beside Processes, PIDs, Cgroups and Run,
-// which are an error; of its Params Timeout, Probes, MaxSilent and Borders, which should be
-// those of the traces in the file. Names are not resolved.
+// which are an error; of its Params Algorithm, Timeout, Probes, MaxSilent and Borders, which
+// should be those of the traces in the file. Names are not resolved.
 func (r Replay) Watch(ctx context.Context, sel Selection) iter.Seq2[trace.Event, error] {
 	return func(yield func(trace.Event, error) bool) {
 		p, err := r.open(sel)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -29,7 +30,7 @@ What:   --service NAME  --catalogue FILE  --no-dns
         --host ADDR|PREFIX|NAME (and all below it)|*.NAME|/REGEX/
 Narrow: --port N|A-B  --proto tcp|udp  --interface IF --direction out|in  -4 -6
 Ends:   --local ADDR|PREFIX (whose flows; else as the file tells, or clients')
-Traced: --timeout 2s --probes 3 --max-silent 5  --border PREFIX (as they were)
+Traced: --algorithm WORD --timeout 2s --probes 3 --border PREFIX (as it was)
 Output: --output text|json|reference|scamper  -o FILE  --privacy  --label TEXT
 Flags from a file: --config FILE.yaml   All, explained: replay --help-all
 
@@ -71,8 +72,10 @@ func newReplayCommand() *cobra.Command {
 	fl := cmd.Flags()
 	f.declareWhich(cmd)
 	fl.StringArrayVar(&f.local, "local", nil, "address or `PREFIX` of the near end of flows, which probes leave from (repeat)")
-	f.algorithm, f.udpProbe = "adaptive", "auto"
+	f.udpProbe = "auto"
 	f.params.FirstTTL, f.params.MaxTTL, f.rate, f.hopRate = 1, 32, 1, 1
+	fl.StringVar(&f.algorithm, "algorithm", "adaptive", "order of the probes when they were sent: "+strings.Join(algorithms, ", "))
+	completeWith(cmd, "algorithm", algorithms)
 	fl.DurationVar(&f.params.Timeout, "timeout", 2*time.Second, "how long replies were waited for")
 	fl.IntVar(&f.params.Probes, "probes", 3, "probes per hop, at most")
 	fl.IntVar(&f.maxSilent, "max-silent", 5, "silent hops in a row after which a trace stopped; 0: never")

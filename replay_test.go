@@ -82,7 +82,7 @@ func replay(t *testing.T, r servicetraceroute.Replay, sel servicetraceroute.Sele
 }
 
 // same holds the traces that a file gives against those that were made while it was
-// written.
+// written. A file may have answers that came when a trace had all it needed.
 func same(t *testing.T, live, again []*trace.Trace) {
 	t.Helper()
 	if len(live) != len(again) {
@@ -107,7 +107,7 @@ func same(t *testing.T, live, again []*trace.Trace) {
 		}
 		for i, h := range want.Hops {
 			g := got.Hops[i]
-			ok := g.TTL == h.TTL && g.Sent == h.Sent && len(g.Replies) == len(h.Replies) && g.Limited == h.Limited
+			ok := g.TTL == h.TTL && g.Sent == h.Sent && len(g.Replies) >= len(h.Replies) && g.Limited == h.Limited
 			for j := 0; ok && j < len(h.Replies); j++ {
 				a, b := h.Replies[j], g.Replies[j]
 				ok = a.Addr == b.Addr && a.Kind == b.Kind && a.Late == b.Late && (a.RTT-b.RTT).Abs() < time.Microsecond
@@ -167,7 +167,7 @@ func TestSimReplay(t *testing.T) {
 					if len(again.flows) != 1 || again.flows[0].State != trace.FlowMatched {
 						t.Errorf("%s: %d flows: %+v", name, len(again.flows), again.flows)
 					}
-					if st := again.stats; st.Probes.Sent != live.stats.Probes.Sent || st.Replies != live.stats.Replies {
+					if st := again.stats; st.Probes.Sent != live.stats.Probes.Sent || st.Replies.Matched < live.stats.Replies.Matched {
 						t.Errorf("%s: %+v %+v, want %+v %+v", name, st.Probes, st.Replies, live.stats.Probes, live.stats.Replies)
 					}
 				}

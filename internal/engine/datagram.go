@@ -151,7 +151,8 @@ func (e *Engine) Hears(now time.Time, k trace.FlowKey, yes bool) {
 // fence is the highest TTL that the destination certainly does not see, as far as its own
 // packets tell how far it is.
 func (e *Engine) fence(now time.Time, f *flow.Flow) int {
-	if d, ok := e.distances[f.Key.Dst.Addr()]; ok && now.Sub(d.at) < distanceLife {
+	// In a file the probes tell, see probeSeen.
+	if d, ok := e.distances[f.Key.Dst.Addr()]; ok && now.Sub(d.at) < distanceLife && !e.cfg.Replay {
 		return d.ttl - 1
 	}
 	return distance(f) - fenceMargin

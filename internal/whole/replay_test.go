@@ -5,6 +5,7 @@ package whole
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -137,7 +138,7 @@ func TestReplay(t *testing.T) {
 		}
 		for key, want := range live {
 			if got := again[key]; got == nil || !alike(got, want) {
-				t.Errorf("%s: got\n%+v\nwant\n%+v", name, got, want)
+				t.Errorf("%s: got\n%s\nwant\n%s", name, inFull(got), inFull(want))
 			}
 		}
 		if status, out := f.replay(t, file, "--proto", "udp", "--port", "4433"); status != 0 || strings.Contains(out, `"proto":"tcp"`) {
@@ -150,6 +151,15 @@ func TestReplay(t *testing.T) {
 			t.Errorf("%s: status %d of a half\n%s", name, status, out)
 		}
 	}
+}
+
+// inFull is a trace as its record.
+func inFull(tr *trace.Trace) string {
+	b, err := json.Marshal(tr)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
 }
 
 // alike compares what two traces of one flow found.

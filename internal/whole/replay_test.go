@@ -162,8 +162,9 @@ func inFull(tr *trace.Trace) string {
 	return string(b)
 }
 
-// alike compares what two traces of one flow found.
-func alike(a, b *trace.Trace) bool {
+// alike reports whether a file has all that the trace of a flow found, and nothing else
+// but answers that came when that had all it needed.
+func alike(a, b *trace.Trace) bool { // a is of the file
 	if a.Stop != b.Stop || a.Reached != b.Reached || a.Complete != b.Complete || a.PathID != b.PathID || *a.Service != *b.Service ||
 		len(a.Hops) != len(b.Hops) || a.Flow.Direction != b.Flow.Direction {
 		return false
@@ -173,11 +174,11 @@ func alike(a, b *trace.Trace) bool {
 	}
 	for i, h := range a.Hops {
 		other := b.Hops[i]
-		if h.TTL != other.TTL || h.Sent != other.Sent || len(h.Replies) != len(other.Replies) {
+		if h.TTL != other.TTL || h.Sent != other.Sent || len(h.Replies) < len(other.Replies) {
 			return false
 		}
-		for j, r := range h.Replies {
-			if o := other.Replies[j]; r.Addr != o.Addr || r.Kind != o.Kind || (r.RTT-o.RTT).Abs() > 50*time.Millisecond { // each has stamps of its own
+		for j, o := range other.Replies {
+			if r := h.Replies[j]; r.Addr != o.Addr || r.Kind != o.Kind || (r.RTT-o.RTT).Abs() > 50*time.Millisecond { // each has stamps of its own
 				return false
 			}
 		}

@@ -110,7 +110,8 @@ type Engine struct {
 	serial    uint64     // of probes and replies
 	ration    ration
 
-	guessed bool // the file did not tell the way of the packet at hand
+	guessed  bool // the file did not tell the way of the packet at hand
+	replayed int  // probes of replayed traces in progress
 
 	// Decoding targets, so that a packet costs no allocation.
 	ip  wire.Packet

@@ -19,7 +19,9 @@ import (
 // destination, which is here only watched. docs/decisions/0038-replay.md has the reasons.
 
 const (
-	maxReplayed  = 4096            // traces in progress
+	maxReplays   = 4096            // traces in progress
+	maxReplayed  = 1 << 17         // probes in them
+	maxSeen      = 1024            // and in one
 	replayMaxTTL = 64              // of a probe
 	staleAfter   = time.Second     // a flow that was not seen for so long may be farther than is known
 	farBelow     = 16              // so much lower than the flow's own TTL is no other way to here
@@ -152,8 +154,8 @@ func (e *Engine) twice(p *capture.Packet, a *attachment) bool {
 	return before == now && since.Abs() < copyWithin
 }
 
-// replayed is what is known of the flow of the packet at hand; nil: it is new.
-func (e *Engine) replayed(p *capture.Packet) (*flow.Flow, *attachment) {
+// followed is what is known of the flow of the packet at hand; nil: it is new.
+func (e *Engine) followed(p *capture.Packet) (*flow.Flow, *attachment) {
 	f := e.table.Get(e.key(p.Direction == capture.Outgoing))
 	if f == nil {
 		return nil, nil
@@ -170,7 +172,7 @@ func (e *Engine) replayed(p *capture.Packet) (*flow.Flow, *attachment) {
 // a while, as evidence does between two traces, its numbers may be farther than is known;
 // then a TTL far below tells alone.
 func (e *Engine) replayedSegment(p *capture.Packet) bool {
-	f, a := e.replayed(p)
+	f, a := e.followed(p)
 	if a == nil {
 		return false
 	}
@@ -188,7 +190,7 @@ func (e *Engine) replayedSegment(p *capture.Packet) bool {
 
 // replayedDatagram is the same for UDP.
 func (e *Engine) replayedDatagram(p *capture.Packet) bool {
-	f, a := e.replayed(p)
+	f, a := e.followed(p)
 	if a == nil {
 		return false
 	}
@@ -214,198 +216,13 @@ func (e *Engine) spoil(s *probe.Sent) {
 		return
 	}
 	s.Answered = true
+	e.stats.Probes.Sent--
 	if r, ok := s.Owner.(*run); ok && r.index >= 0 && s.Leg == r.leg {
 		r.hop(s.TTL).sent--
 		r.plan.Lost(s.TTL)
 		if s.Reaching {
 			r.reach.Void()
 		}
-	}
-}
-
-// probeSeen takes a probe of the flow into its trace, which begins with it.
-func (e *Engine) probeSeen(p *capture.Packet, f *flow.Flow, s *probe.Sent) {
-	now := p.Time
-	a := e.match(now, f)
-	awaited := a.words != nil && a.words.said.Awaited // who sent the probe knew more
-	if a.watch == nil && !awaited || s.TTL > replayMaxTTL {
-		return
-	}
-	if r := a.run; r != nil {
-		if now.Sub(r.probedAt) >= settledFor {
-			r.resumedAt = now
-		}
-		if now.Sub(r.resumedAt) < restartWithin && s.TTL <= r.reach.Lowest() && r.plan.Settled(s.TTL) {
-			e.finish(now, r, trace.StopUnknown) // the next trace asks again what this one knew
-		}
-	}
-	if a.run == nil {
-		if len(e.runs) >= maxReplayed {
-			return
-		}
-		e.begin(now, f, a)
-	}
-	r := a.run
-	s.At, s.Owner, s.Leg, s.Place = now, r, r.leg, r.place(s.TTL)
-	s.Place.Interface = p.Interface
-	if twin := e.sent.Same(s); twin != nil {
-		e.spoil(twin)
-		s.Answered = true
-		e.sent.Add(now, s, r.params.Timeout)
-		return
-	}
-	e.stats.Probes.Sent++
-	s.Attempt = r.plan.Attempt(s.TTL)
-	s.Reaching = r.mayReach(s.TTL)
-	e.charge(now, r, s)
-	e.sent.Add(now, s, r.params.Timeout)
-	r.open = append(r.open, s)
-	r.hop(s.TTL).sent++
-	r.progressAt, r.probedAt = now, now
-	e.schedule(r, now)
-	switch {
-	case s.Reaching:
-		crowded := r.reach.Open().TTL != 0
-		if crowded {
-			r.reach.Void()
-			r.reach.Miss(true)
-		}
-		r.plan.SentReaching(s.TTL, now)
-		r.reach.Sent(s.TTL, now)
-		if crowded {
-			r.reach.Void() // an answer may be to either
-		}
-		r.lastReachAt, r.crossed = now, false
-		r.near.reachedAt = now
-	default:
-		r.plan.Sent(s.TTL, now)
-		if r.udp() && s.TTL > r.fence {
-			r.fence = s.TTL // who sent it knew of a farther one
-			r.plan.SetBoundary(max(r.plan.Boundary(), s.TTL+1))
-		}
-	}
-}
-
-// charge charges the probe to its responder's bucket as if it had waited there: what a
-// router's limit keeps silent is not called loss.
-func (e *Engine) charge(now time.Time, r *run, s *probe.Sent) {
-	if s.Reaching && s.TTL >= r.plan.Boundary() && !e.buckets.Answers(s.Place) {
-		return
-	}
-	hop := noAddr
-	if n := len(r.hop(s.TTL).replies); n > 0 {
-		hop = r.hop(s.TTL).replies[n-1].Addr
-	}
-	s.Bucket = e.buckets.For(now, s.Place, hop)
-	s.Bucket.Sent(s)
-}
-
-// mayReach reports whether a probe of that TTL is one of those that look for the
-// destination, which go alone.
-func (r *run) mayReach(ttl int) bool {
-	if r.udp() {
-		return false
-	}
-	return ttl >= r.plan.Boundary() || r.reach.Found() && ttl > r.reach.Lowest() && r.plan.Settled(ttl)
-}
-
-// shown reports whether the flow is one: both ends have spoken, or one for long. It may be
-// over.
-func shown(now time.Time, f *flow.Flow) bool {
-	if f.Key.Proto == trace.UDP {
-		return f.UDP.PacketsIn > 0 && f.UDP.PacketsOut > 0 || mute(now, f)
-	}
-	return f.TCP.Established || f.BytesIn+f.BytesOut > 0
-}
-
-// identify writes the record of a selected flow, once.
-func (e *Engine) identify(now time.Time, f *flow.Flow, a *attachment) {
-	if !a.told {
-		a.told = true
-		e.tell(now, f, a, trace.FlowMatched, 0)
-	}
-}
-
-// renew lets the next connection of the same addresses and ports be another flow, with
-// names of its own. A flow whose way was guessed was opened by its near end.
-func (e *Engine) renew(f *flow.Flow, o *flow.Observation) {
-	if a, ok := f.Attachment.(*attachment); ok && o.FirstSYN && a.told {
-		a.told, a.watch, a.epoch = false, nil, 0
-	}
-	if e.guessed && !f.TCP.SynOut && !f.TCP.SynIn {
-		f.Direction = trace.Out
-	}
-}
-
-// follow is work for a replayed trace: it is over when it has all it needs, or when no
-// probe came for longer than a trace waits.
-func (e *Engine) follow(now time.Time, r *run) {
-	e.timeouts(now, r)
-	next := r.probedAt.Add(patience)
-	if end, open := r.attempt(now, max(probe.ReachingInterval, 2*r.rtt())); open {
-		next = earliest(next, end)
-	}
-	e.prove(now, r)
-	if stop, over := e.concluded(now, r); over {
-		if now.Sub(r.probedAt) >= settledFor {
-			e.finish(now, r, stop)
-			return
-		}
-		next = earliest(next, r.probedAt.Add(settledFor))
-	}
-	if now.Sub(r.probedAt) >= patience {
-		e.finish(now, r, trace.StopUnknown)
-		return
-	}
-	for _, s := range r.open {
-		next = earliest(next, s.At.Add(r.params.Timeout))
-	}
-	if !next.After(now) {
-		next = now.Add(time.Millisecond)
-	}
-	e.schedule(r, next)
-}
-
-// concluded is what the trace came to, as far as the file shows; false while it may go on.
-func (e *Engine) concluded(now time.Time, r *run) (trace.Stop, bool) {
-	for _, s := range r.open {
-		if !s.Answered {
-			return 0, false
-		}
-	}
-	if !r.plan.Finished() {
-		return 0, false
-	}
-	return e.conclusion(now, r)
-}
-
-// ending is when and why a replayed trace ended, of which that is known only later.
-func (e *Engine) ending(now time.Time, r *run, stop trace.Stop) (time.Time, trace.Stop) {
-	if r.at.watch != nil {
-		e.identify(now, r.flow, r.at)
-	}
-	if told, over := e.concluded(now, r); over {
-		stop = told
-	}
-	if stop != trace.StopFlowClosed && stop != trace.StopCancelled {
-		now = r.progressAt
-	}
-	if now.Before(r.start) { // packets may be a little out of order
-		now = r.start
-	}
-	return now, stop
-}
-
-// disown takes a trace out of the counters.
-func (e *Engine) disown(t *trace.Trace) {
-	e.stats.Traces.Started--
-	e.stats.Traces.Done--
-	if e.stats.Traces.ByStop[t.Stop]--; e.stats.Traces.ByStop[t.Stop] == 0 {
-		delete(e.stats.Traces.ByStop, t.Stop)
-	}
-	for _, h := range t.Hops {
-		e.stats.Probes.Sent -= uint64(h.Sent)
-		e.stats.Replies.Matched -= uint64(len(h.Replies))
 	}
 }
 

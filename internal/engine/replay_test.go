@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"servicetraceroute/internal/capture"
+	"servicetraceroute/internal/flow"
 	"servicetraceroute/internal/probe"
 	"servicetraceroute/internal/service"
 	"servicetraceroute/internal/wire"
@@ -464,3 +465,64 @@ type nobody struct{}
 
 // Match implements service.Domains.
 func (nobody) Match(string) (string, bool) { return "", false }
+
+// However long probes follow each other, no trace gets longer than a live one, and what
+// is held is given back.
+func TestReplayBounds(t *testing.T) {
+	r, _ := traced(t, false)
+	probes := slices.DeleteFunc(edited(r, func(p *wire.TCPSegment) bool { return p.TTL == 3 }), func(p capture.Packet) bool {
+		ip, _, ok := tcpOf(p)
+		return !ok || p.Direction != capture.Outgoing || ip.TTL != 3
+	})
+	last := len(r.log) - 1 // the FIN
+	packets := slices.Clone(r.log[:last])
+	for i := range 6000 {
+		p := edited(&rig{me: r.me, peer: r.peer, log: probes[:1]}, func(p *wire.TCPSegment) bool {
+			p.Seq, p.ID, p.TTL = r.seq-10-uint32(i%3000), uint16(i), uint8(1+i%3)
+			return true
+		})[0]
+		p.Time = packets[last-1].Time.Add(time.Duration(i) * 100 * time.Millisecond)
+		packets = append(packets, p)
+	}
+	got := replay(packets, false, r.w.Selector)
+	if len(got.traces) < 3 || got.e.replayed != 0 || got.e.stats.Probes.Sent < 6000 {
+		t.Fatalf("%d traces, %d held, %d probes", len(got.traces), got.e.replayed, got.e.stats.Probes.Sent)
+	}
+	for _, tr := range got.traces {
+		sent := 0
+		for _, h := range tr.Hops {
+			sent += h.Sent
+		}
+		if tr.End.Sub(tr.Start) > hardLimit+patience || sent > maxSeen {
+			t.Errorf("%d probes in %v", sent, tr.End.Sub(tr.Start))
+		}
+	}
+}
+
+// Where no time passes, what is awaited stays bounded.
+func TestReplayFrozen(t *testing.T) {
+	at := time.Unix(1_800_000_000, 0)
+	e := New(at, Config{Rate: 1000, HopRate: 200, Replay: true})
+	e.Add(at, &Watch{Params: ReplayParams(probe.Defaults()), Selector: everything})
+	e.table = flow.NewTable(8, flowIdle)
+	e.table.OnRemove = e.removed
+	r := rig{me: netip.MustParseAddrPort("192.0.2.1:40000"), peer: netip.MustParseAddrPort("203.0.113.7:443")}
+	for i := range 3 * maxExpected {
+		seg := func(out bool, flags wire.TCPFlags) {
+			s := wire.TCPSegment{TCPProbe: wire.TCPProbe{Src: r.peer, Dst: r.me, TTL: 60, Seq: 5, Ack: 9, Flags: flags, Window: 9}}
+			client := netip.AddrPortFrom(r.me.Addr(), uint16(1024+i))
+			s.Dst = client
+			if out {
+				s.Src, s.Dst = client, r.peer
+			}
+			b := s.AppendTo(nil)
+			e.Step(at, []capture.Packet{{Time: at, Interface: 1, Data: b, Len: len(b)}})
+		}
+		seg(true, wire.SYN)
+		seg(false, wire.SYN|wire.ACK)
+		seg(true, wire.ACK)
+	}
+	if len(e.expected) > maxExpected+maxWords || e.listening > 8 || e.stats.Services.Dropped == 0 {
+		t.Errorf("%d are expected, %d heard, %d dropped", len(e.expected), e.listening, e.stats.Services.Dropped)
+	}
+}

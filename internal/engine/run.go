@@ -64,7 +64,10 @@ type run struct {
 
 	lastSeq uint32 // conntrack takes two equal segments in a row for a retransmission
 
-	probedAt, resumedAt time.Time // of a replayed trace: when its newest probe left, and the first after a pause
+	// Of a replayed trace: when its newest probe left, and the first after a pause; how many
+	// were seen.
+	probedAt, resumedAt time.Time
+	seen                int
 
 	wake  time.Time
 	index int

@@ -22,6 +22,8 @@ const (
 	// maxWords bounds the flows whose first words are being put together: each holds
 	// hello.MaxStream at most, and most none.
 	maxWords = 4096
+	// maxExpected bounds those of whose words the time has not come, though they are gone.
+	maxExpected = 4 * maxWords
 
 	portDNS = 53
 )
@@ -131,7 +133,7 @@ func (e *Engine) attendUDP(p *capture.Packet, f *flow.Flow) {
 
 // mayListen reports whether one more flow's first words may be read, and counts it.
 func (e *Engine) mayListen() bool {
-	if e.listening >= maxWords {
+	if e.listening >= maxWords || len(e.expected) >= maxExpected {
 		e.stats.Services.Dropped++
 		return false
 	}

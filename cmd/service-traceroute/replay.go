@@ -176,7 +176,6 @@ func (f *replayFlags) run(ctx context.Context, name string, stdout, stderr io.Wr
 	progress := showProgress(stderr, "", func() string {
 		return fmt.Sprintf("%s read, %d packets, %d flows matched", in.share(size), packets.Load(), flows.Load())
 	})
-	progress.begun = true
 	defer progress.stop()
 	for ev, err := range replay.Watch(ctx, sel) {
 		if err != nil {

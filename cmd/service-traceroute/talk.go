@@ -118,8 +118,9 @@ func startProgress(w io.Writer, what string, t watcher) *progress {
 }
 
 // showProgress is startProgress with another line, which is asked for once a second.
+// Without what nothing has to begin first.
 func showProgress(w io.Writer, what string, line func() string) *progress {
-	p := &progress{w: w, what: what, terminal: isTerminal(w), quit: make(chan struct{}), done: make(chan struct{})}
+	p := &progress{w: w, what: what, begun: what == "", terminal: isTerminal(w), quit: make(chan struct{}), done: make(chan struct{})}
 	go p.loop(line)
 	return p
 }

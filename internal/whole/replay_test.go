@@ -4,7 +4,6 @@ package whole
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"net/netip"
 	"os"
@@ -34,23 +33,11 @@ func (f *field) listen(t *testing.T) func() []byte {
 	}
 	t.Cleanup(ring.Close)
 	return func() []byte {
-		var b []byte
-		for _, v := range []uint32{0xa1b23c4d, 2 | 4<<16, 0, 0, 160, 1} {
-			b = binary.LittleEndian.AppendUint32(b, v)
-		}
-		for fr, ok := ring.Next(); ok; fr, ok = ring.Next() {
-			if fr.Loopback {
-				continue
-			}
-			for _, v := range []uint32{uint32(fr.Time / 1e9), uint32(fr.Time % 1e9), uint32(len(fr.Data)), uint32(fr.Len)} {
-				b = binary.LittleEndian.AppendUint32(b, v)
-			}
-			b = append(b, fr.Data...)
-		}
+		file := ring.AppendPcap(nil)
 		if n := ring.Dropped(); n > 0 {
 			t.Fatalf("%d packets are missing", n)
 		}
-		return b
+		return file
 	}
 }
 

@@ -82,10 +82,19 @@ func newReplayCommand() *cobra.Command {
 	fl.StringArrayVar(&f.borders, "border", nil, "address or `PREFIX` at whose answer a trace stopped (repeat)")
 	fl.StringArrayVar(&f.borderFile, "border-file", nil, "`FILE` of borders, one a line")
 	f.declareRecords(cmd)
+	f.ownerFlags.declare(cmd)
+	for _, name := range ofOwners { // known so that also a configuration file is told why not
+		if err := fl.MarkHidden(name); err != nil {
+			panic("main: --" + name + ": " + err.Error())
+		}
+	}
 	cmd.SetFlagErrorFunc(replayFlagError)
 	helpText(cmd, replayHelp)
 	return cmd
 }
+
+// ofOwners are the flags of trace about what no file tells.
+var ofOwners = []string{"process", "pid", "cgroup"}
 
 // replayFlagError says why what trace can do cannot be done with a file.
 func replayFlagError(cmd *cobra.Command, err error) error {
@@ -95,10 +104,7 @@ func replayFlagError(cmd *cobra.Command, err error) error {
 	}
 	name := unknown.GetSpecifiedName()
 	trace, _, findErr := cmd.Root().Find([]string{"trace"})
-	switch {
-	case name == "process" || name == "pid" || name == "cgroup":
-		return usage(fmt.Errorf("--%s: a capture file does not tell whose a flow is", name), "select by --host, --service or --port")
-	case findErr == nil && trace.Flags().Lookup(name) != nil:
+	if findErr == nil && trace.Flags().Lookup(name) != nil {
 		return usage(fmt.Errorf("--%s: replay only reads a file, nothing is sent or captured", name), "see "+cmd.CommandPath()+" -h")
 	}
 	return flagError(cmd, err)
@@ -106,6 +112,11 @@ func replayFlagError(cmd *cobra.Command, err error) error {
 
 // config turns the flags into the library's terms.
 func (f *replayFlags) config(stderr io.Writer) (r servicetraceroute.Replay, sel servicetraceroute.Selection, err error) {
+	for i, given := range []int{len(f.processes), len(f.pids), len(f.cgroups)} {
+		if given > 0 {
+			return r, sel, usage(fmt.Errorf("--%s: a capture file does not tell whose a flow is", ofOwners[i]), "select by --host, --service or --port")
+		}
+	}
 	var cfg servicetraceroute.Config
 	if err := f.probeFlags.apply(&cfg); err != nil {
 		return r, sel, err

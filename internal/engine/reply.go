@@ -56,6 +56,7 @@ func (e *Engine) doubtful(t *run, r probe.Reply) {
 	if t.udp() {
 		e.stats.Replies.Unmatched++
 		e.noteUnmatched(r.Serial)
+		e.heardAnyway(t, r)
 		return
 	}
 	believed := t.jury.Hear(r, t.open)

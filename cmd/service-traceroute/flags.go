@@ -39,15 +39,7 @@ func (f *traceFlags) declare(cmd *cobra.Command) {
 // declareShared defines the flags that run has, too.
 func (f *traceFlags) declareShared(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	f.serviceFlags.declareAll(cmd)
-	fl.StringArrayVar(&f.hosts, "host", nil, "address, prefix, `NAME` with all below it, *.NAME or /REGEX/ whose flows are traced (repeat)")
-	fl.StringArrayVar(&f.ports, "port", nil, "only this server `PORT` or range A-B (repeat)")
-	fl.StringArrayVar(&f.protos, "proto", nil, "only this `PROTOCOL`: tcp, udp (repeat)")
-	fl.StringArrayVar(&f.interfaces, "interface", nil, "only flows at this `INTERFACE` (repeat)")
-	fl.StringArrayVar(&f.directions, "direction", nil, "only flows of this `WAY`: out (opened by this host), in (accepted), transit (only forwarded, on a gateway), any; without it out and in")
-	fl.BoolVarP(&f.v4, "ipv4", "4", false, "only IPv4")
-	fl.BoolVarP(&f.v6, "ipv6", "6", false, "only IPv6")
-	fl.BoolVar(&f.noDNS, "no-dns", false, "do not learn names from DNS answers on the wire")
+	f.declareWhich(cmd)
 	fl.BoolVar(&f.noProbe, "no-probe", false, "only identify flows, send nothing")
 	fl.StringVar(&f.per, "per", "flow", "one trace for each `KEY`: flow, destination (address) or port (address and port)")
 	fl.StringVar(&f.every, "every", "10m", "least time between two traces of one key, or \"once\"")
@@ -57,11 +49,27 @@ func (f *traceFlags) declareShared(cmd *cobra.Command) {
 	f.probeFlags.declare(cmd)
 	f.resultFlags.declare(cmd)
 	for name, values := range map[string][]string{
-		"direction": {"out", "in", "transit", "any"}, "proto": {"tcp", "udp"}, "interface": interfaceNames(), "every": {"once", "10m"},
+		"interface": interfaceNames(), "every": {"once", "10m"},
 		"per": {"flow", "destination", "port"}, "start-on": {"any", "payload"},
 	} {
 		completeWith(cmd, name, values)
 	}
+}
+
+// declareWhich defines the flags that say which flows, of an interface or of a file.
+func (f *traceFlags) declareWhich(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	f.serviceFlags.declareAll(cmd)
+	fl.StringArrayVar(&f.hosts, "host", nil, "address, prefix, `NAME` with all below it, *.NAME or /REGEX/ whose flows are traced (repeat)")
+	fl.StringArrayVar(&f.ports, "port", nil, "only this server `PORT` or range A-B (repeat)")
+	fl.StringArrayVar(&f.protos, "proto", nil, "only this `PROTOCOL`: tcp, udp (repeat)")
+	fl.StringArrayVar(&f.interfaces, "interface", nil, "only flows at this `INTERFACE` (repeat)")
+	fl.StringArrayVar(&f.directions, "direction", nil, "only flows of this `WAY`: out (opened by this host), in (accepted), transit (only forwarded, on a gateway), any; without it out and in")
+	fl.BoolVarP(&f.v4, "ipv4", "4", false, "only IPv4")
+	fl.BoolVarP(&f.v6, "ipv6", "6", false, "only IPv6")
+	fl.BoolVar(&f.noDNS, "no-dns", false, "do not learn names from DNS answers on the wire")
+	completeWith(cmd, "direction", []string{"out", "in", "transit", "any"})
+	completeWith(cmd, "proto", []string{"tcp", "udp"})
 }
 
 // config turns the flags into the library's terms.

@@ -91,7 +91,7 @@ func (f *traceFlags) run(ctx context.Context, stdout, stderr io.Writer) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	keep := append(append(f.needs(), seeing(f.any())...), f.dropping()...)
+	keep := append(append(f.needs(), f.dropping()...), seeing(f.any())...)
 	if err := privilege.Drop(keep...); err != nil {
 		return failed(err, "")
 	}

@@ -14,13 +14,8 @@ func (e *Engine) reaching(now time.Time, r *run) time.Time {
 		return now.Add(idleLook)
 	}
 	interval := max(probe.ReachingInterval, 2*r.rtt()) + r.near.spread
-	if a := r.reach.Open(); a.TTL != 0 {
-		end := a.Sent.Add(interval)
-		if now.Before(end) {
-			return end
-		}
-		r.reach.Miss(r.crossed || r.dataOutAt.After(a.Sent.Add(-r.rtt())))
-		r.plan.Lost(a.TTL)
+	if end, open := r.attempt(now, interval); open {
+		return end
 	}
 	if r.dest != nil || r.stopAt != 0 || !e.reachAllowed(now, r) {
 		return now.Add(idleLook)
@@ -58,12 +53,29 @@ func (e *Engine) reaching(now time.Time, r *run) time.Time {
 	}
 	if e.send(now, r, ttl, bucket, place, true) {
 		// The spread keeps probes from meeting an application's own rhythm each time.
-		r.lastReachAt, r.crossed = now, false
+		r.lastReachAt, r.crossed, r.spent = now, false, now.Before(r.answerable())
 		r.near.reachedAt = now
 		r.near.spread = time.Duration(e.rng.Int64N(int64(reachSpread)))
 		r.reachDue = time.Time{}
 	}
 	return now.Add(interval)
+}
+
+// attempt gives up the outstanding attempt after the interval; else it returns when.
+func (r *run) attempt(now time.Time, interval time.Duration) (end time.Time, open bool) {
+	a := r.reach.Open()
+	if a.TTL == 0 {
+		return end, false
+	}
+	if end = a.Sent.Add(interval); now.Before(end) {
+		return end, true
+	}
+	if r.spent {
+		r.reach.Void()
+	}
+	r.reach.Miss(r.crossed || r.dataOutAt.After(a.Sent.Add(-r.rtt())))
+	r.plan.Lost(a.TTL)
+	return end, false
 }
 
 // reachAllowed reports whether reaching probes are part of this trace now: the
@@ -116,8 +128,15 @@ func (e *Engine) reachGate(now time.Time, r *run) time.Time {
 	if r.reachDue.IsZero() {
 		r.reachDue = now
 	}
+	if at := r.answerable(); now.Before(at) && now.Before(r.reachDue.Add(spentWait)) {
+		return at
+	}
 	if quiet := r.dataOutAt.Add(rtt); now.Before(quiet) && now.Before(r.reachDue.Add(quietWait)) {
 		return quiet
 	}
 	return now
 }
+
+// answerable is when the peer answers what is old again: Linux does so once in 500 ms
+// and socket, and a keepalive asks for the same answer as a probe.
+func (r *run) answerable() time.Time { return r.flow.TCP.OldOut.Add(probe.ReachingInterval) }

@@ -199,11 +199,14 @@ func (e *Engine) destinationReply(p *capture.Packet, r *run) {
 	rtt := r.rtt()
 	floor := soonestAnswer(r.flow)
 	soonest := func(sent time.Time) bool { return p.Time.Sub(sent) >= floor }
-	if r.noiseAt.After(p.Time.Add(-rtt*3/2 - 10*time.Millisecond)) {
-		r.reach.Void()
+	a := r.reach.Open()
+	answer := rtt*3/2 + 10*time.Millisecond // the longest that one takes
+	if r.noiseAt.After(p.Time.Add(-answer)) {
+		if r.noiseAt.Before(a.Sent.Add(answer)) { // else the attempt's own would be here
+			r.reach.Void()
+		}
 		return
 	}
-	a := r.reach.Open()
 	if a.TTL != 0 && !a.Void && soonest(a.Sent) {
 		e.hit(p, r, a)
 		return

@@ -17,6 +17,7 @@ const (
 	resyncLimit = 5 * time.Second
 	maxRestarts = 3
 	quietWait   = 300 * time.Millisecond
+	spentWait   = time.Second            // for an answer that a keepalive has not spent
 	defaultRTT  = 200 * time.Millisecond // before the flow showed one
 	idleLook    = 100 * time.Millisecond
 	reachSpread = 150 * time.Millisecond
@@ -57,6 +58,7 @@ type run struct {
 	near        *near
 	turn        *keyed // what the trace stands for, if not its flow alone
 	crossed     bool   // the flow carried data while an attempt was open
+	spent       bool   // a keepalive may have taken the answer to the open attempt
 	impact      trace.Impact
 
 	fence       int // if fenced: the highest TTL that may be probed
@@ -65,6 +67,11 @@ type run struct {
 	probeLen int // of the newest probe
 
 	lastSeq uint32 // conntrack takes two equal segments in a row for a retransmission
+
+	// Of a replayed trace: when its newest probe left, and the first after a pause; how many
+	// were seen.
+	probedAt, resumedAt time.Time
+	seen                int
 
 	wake  time.Time
 	index int
@@ -99,20 +106,24 @@ func (e *Engine) begin(now time.Time, f *flow.Flow, a *attachment) {
 	if a.near == nil {
 		a.near = &near{}
 	}
+	w := a.watch
+	if w == nil { // of a replayed flow of which that is not known yet
+		w = e.watches[0]
+	}
 	r := &run{
-		id: e.newID(), flow: f, at: a, watch: a.watch, params: a.watch.params(a.service.Name), near: a.near,
-		start: now, progressAt: now, before: f.LastSeen, index: -1, wake: now,
+		id: e.newID(), flow: f, at: a, watch: w, params: w.params(a.service.Name), near: a.near,
+		start: now, progressAt: now, probedAt: now, before: f.LastSeen, index: -1, wake: now,
 	}
 	r.fence = e.fence(now, f)
 	r.resetLeg(now)
 	r.syncAfter(now, e.lostAt)
-	if f.Key.Proto == trace.TCP {
+	if f.Key.Proto == trace.TCP && !e.cfg.Replay {
 		e.inquireScale(f, a)
 	}
 	a.run = r
-	a.watch.running++
-	r.turn = a.watch.occupy(now, f)
-	a.watch.begun = true
+	w.running++
+	r.turn = w.occupy(now, f)
+	w.begun = true
 	e.stats.Traces.Started++
 	heap.Push(&e.runs, r)
 	e.runsTo[f.Key.Dst] = append(e.runsTo[f.Key.Dst], r)
@@ -288,20 +299,33 @@ func (e *Engine) over(now time.Time, r *run) (trace.Stop, bool) {
 	if now.Sub(r.start) > hardLimit {
 		return trace.StopDeadline, true
 	}
-	if ttl, ok := r.reach.Done(!r.noisy); ok && r.dest == nil {
-		at, rtt := r.reach.Proof()
-		r.dest = &trace.Destination{TTL: ttl, RTT: rtt, By: trace.DestinationByAck}
-		r.near.distance = ttl
-		e.learnDistance(now, r.flow.Key.Dst.Addr(), ttl)
-		r.plan.SetBoundary(ttl)
-		r.plan.Recheck(ttl-1, at)
-	}
+	e.prove(now, r)
 	if !r.plan.Finished() {
 		if now.Sub(r.progressAt) > patience {
 			return outOfPatience(r), true
 		}
 		return 0, false
 	}
+	return e.conclusion(now, r)
+}
+
+// prove takes the destination for known once its answers say where it is.
+func (e *Engine) prove(now time.Time, r *run) {
+	ttl, ok := r.reach.Done(!r.noisy)
+	if !ok || r.dest != nil {
+		return
+	}
+	at, rtt := r.reach.Proof()
+	r.dest = &trace.Destination{TTL: ttl, RTT: rtt, By: trace.DestinationByAck}
+	r.near.distance = ttl
+	e.learnDistance(now, r.flow.Key.Dst.Addr(), ttl)
+	r.plan.SetBoundary(ttl)
+	r.plan.Recheck(ttl-1, at)
+}
+
+// conclusion is what a trace came to whose plan is finished; false while its destination
+// is looked for.
+func (e *Engine) conclusion(now time.Time, r *run) (trace.Stop, bool) {
 	switch {
 	case r.dest != nil:
 		return trace.StopDestination, true

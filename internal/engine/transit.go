@@ -57,9 +57,9 @@ func attached(f *flow.Flow) *attachment {
 	return a
 }
 
-// followed reports whether a packet is one of a flow that is followed where it was seen;
+// seenHere reports whether a packet is one of a flow that is followed where it was seen;
 // passing, that neither end of it is this host. Key is the flow's, as seen from there.
-func (e *Engine) followed(p *capture.Packet, key trace.FlowKey) (passing, ok bool) {
+func (e *Engine) seenHere(p *capture.Packet, key trace.FlowKey) (passing, ok bool) {
 	if e.cfg.Local == nil || e.cfg.Local(key.Src.Addr()) {
 		return false, true
 	}

@@ -125,10 +125,12 @@ func (s *Sockets) Handshake(key trace.FlowKey, ifindex int) (Handshake, error) {
 // one of an IPv6 flow, since the kernel's word is about IP_RECVERR alone (Linux 6.18,
 // inet_diag_msg_attrs_fill).
 func (s *Sockets) HearsErrors(key trace.FlowKey, ifindex int) (bool, error) {
-	a, err := s.ask(key, ifindex, 0)
+	a, err := s.diag.ask(key, ifindex, 0)
 	if errors.Is(err, errGone) {
-		if _, behind := s.nat.inside(key); behind {
-			return true, nil
+		if socket, ok := s.nat.inside(key); ok {
+			if a, err = s.diag.ask(socket, ifindex, 0); errors.Is(err, errGone) {
+				return true, nil
+			}
 		}
 	}
 	ipv6 := key.Src.Addr().Is6()

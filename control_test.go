@@ -71,7 +71,7 @@ func TestSetSelection(t *testing.T) {
 		server := s.net.Addr("server", false).String()
 		err := s.tracer.SetSelection(t.Context(), servicetraceroute.Selection{
 			Hosts: []string{server}, Params: servicetraceroute.Params{Algorithm: trace.Concurrent},
-			ServiceParams: map[string]servicetraceroute.Params{server: {MaxTTL: 3}},
+			Policies: map[string]servicetraceroute.Policy{server: {Params: servicetraceroute.Params{MaxTTL: 3}}},
 		})
 		if err != nil {
 			t.Fatal(err)

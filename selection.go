@@ -13,6 +13,7 @@ import (
 	"servicetraceroute/internal/capture"
 	"servicetraceroute/internal/domain"
 	"servicetraceroute/internal/engine"
+	"servicetraceroute/internal/match"
 	"servicetraceroute/internal/netns"
 	"servicetraceroute/internal/probe"
 	"servicetraceroute/internal/service"
@@ -25,7 +26,7 @@ var (
 	ErrNoInterface = capture.ErrNoInterface
 	// ErrNoNetNS: there is no network namespace such as Config.NetNS.
 	ErrNoNetNS = netns.ErrNone
-	// ErrNothingSelected: the Selection has neither Services nor Hosts nor any process.
+	// ErrNothingSelected: the Selection has neither Services, Hosts, Match nor any process.
 	ErrNothingSelected = errors.New("nothing selected")
 )
 
@@ -77,32 +78,20 @@ func (c Config) withDefaults() (Config, error) {
 
 // plan checks the parameters and fills in the documented defaults.
 func (p Params) plan() (probe.Params, error) {
-	d := probe.Defaults()
+	d := probe.Params(p.or(Params(probe.Defaults())))
 	bad := func(field, why string) (probe.Params, error) {
 		return d, fmt.Errorf("%s: %s", "Params."+field, why)
 	}
-	if p.Algorithm != 0 {
-		if _, err := p.Algorithm.MarshalText(); err != nil {
-			return bad("Algorithm", "unknown")
-		}
-		d.Algorithm = p.Algorithm
+	if _, err := d.Algorithm.MarshalText(); err != nil {
+		return bad("Algorithm", "unknown")
 	}
 	if err := p.limits(); err != nil {
 		return d, err
 	}
-	set(&d.FirstTTL, p.FirstTTL)
-	set(&d.MaxTTL, p.MaxTTL)
-	set(&d.Probes, p.Probes)
-	set(&d.Timeout, p.Timeout)
-	set(&d.ProbeInterval, p.ProbeInterval)
-	set(&d.TTLInterval, p.TTLInterval)
-	set(&d.MaxSilent, p.MaxSilent)
 	d.MaxSilent = max(d.MaxSilent, 0)
-	d.FlowTimeout = p.FlowTimeout
 	if _, err := p.UDPProbe.MarshalText(); err != nil {
 		return bad("UDPProbe", "unknown")
 	}
-	d.UDPProbe = p.UDPProbe
 	var err error
 	if d.Borders, err = ordinary(p.Borders); err != nil {
 		return bad("Borders", err.Error())
@@ -184,53 +173,18 @@ func (p Params) limits() error {
 
 // watch turns the selection into the engine's terms, resolving names.
 func (s Selection) watch(ctx context.Context, cfg Config) (*engine.Watch, error) {
-	byOwner := len(s.Processes)+len(s.PIDs)+len(s.Cgroups) > 0 || s.Run != nil
-	if len(s.Hosts)+len(s.Services) == 0 && !byOwner {
-		return nil, fmt.Errorf("servicetraceroute: Selection.Hosts: %w", ErrNothingSelected)
-	}
-	if byOwner && !cfg.Processes {
-		return nil, fmt.Errorf("servicetraceroute: Selection by process: %w", ErrNoProcesses)
-	}
-	for field, d := range map[string]time.Duration{"Retrace": s.Retrace, "StopNewAfter": s.StopNewAfter, "Idle": s.Idle} {
-		if d < 0 {
-			return nil, fmt.Errorf("servicetraceroute: Selection.%s: %v is negative", field, d)
+	w := &engine.Watch{StopNewAfter: s.StopNewAfter, Selector: service.Selector{
+		Protos: s.Protos, Interfaces: s.Interfaces, Directions: s.Directions, IPv4Only: s.IPv4Only, IPv6Only: s.IPv6Only,
+	}}
+	for _, text := range s.Match {
+		e, err := match.Compile(text)
+		if err != nil {
+			return nil, fmt.Errorf("servicetraceroute: Selection.Match: %w", err)
 		}
+		w.Selector.Exprs = append(w.Selector.Exprs, e)
 	}
-	for _, p := range s.Protos {
-		if p != trace.TCP && p != trace.UDP {
-			return nil, fmt.Errorf("servicetraceroute: Selection.Protos: %v flows are not traced by this version: %w", p, errors.ErrUnsupported)
-		}
-	}
-	for _, d := range s.Directions {
-		if d != trace.Out && d != trace.In {
-			return nil, fmt.Errorf("servicetraceroute: Selection.Directions: %v flows are not traced by this version: %w", d, errors.ErrUnsupported)
-		}
-	}
-	if _, err := s.Per.MarshalText(); err != nil {
-		return nil, errors.New("servicetraceroute: Selection.Per: unknown")
-	}
-	params, err := s.Params.or(cfg.Defaults).plan()
-	if err != nil {
-		return nil, fmt.Errorf("servicetraceroute: Selection.%w", err)
-	}
-	w := &engine.Watch{
-		Params: params, ServiceParams: map[string]probe.Params{},
-		Every: s.Every, Retrace: s.Retrace, StopNewAfter: s.StopNewAfter, Per: s.Per, OnPayload: s.OnPayload,
-		Selector: service.Selector{
-			Protos: s.Protos, Interfaces: s.Interfaces, Directions: s.Directions,
-			IPv4Only: s.IPv4Only, IPv6Only: s.IPv6Only,
-		},
-	}
-	for name, p := range s.ServiceParams {
-		if w.ServiceParams[name], err = p.or(s.Params).or(cfg.Defaults).plan(); err != nil {
-			return nil, fmt.Errorf("servicetraceroute: Selection.ServiceParams[%q]: %w", name, err)
-		}
-	}
-	if w.Every == 0 {
-		w.Every = defaultEvery
-	}
-	if s.IPv4Only && s.IPv6Only {
-		return nil, errors.New("servicetraceroute: Selection: IPv4Only and IPv6Only exclude each other")
+	if err := s.possible(cfg, w.Selector.Exprs); err != nil {
+		return nil, err
 	}
 	for _, text := range s.Ports {
 		r, err := service.ParsePorts(text)
@@ -239,9 +193,13 @@ func (s Selection) watch(ctx context.Context, cfg Config) (*engine.Watch, error)
 		}
 		w.Selector.Ports = append(w.Selector.Ports, r)
 	}
+	if err := s.policies(cfg, w); err != nil {
+		return nil, err
+	}
 	if err := s.owned(w); err != nil {
 		return nil, err
 	}
+	var err error
 	if w.Selector.Offers, err = s.offers(); err != nil {
 		return nil, fmt.Errorf("servicetraceroute: Selection.Services: %w", err)
 	}
@@ -249,6 +207,79 @@ func (s Selection) watch(ctx context.Context, cfg Config) (*engine.Watch, error)
 		return nil, fmt.Errorf("servicetraceroute: Selection.Hosts: %w", err)
 	}
 	return w, nil
+}
+
+// possible refuses what selects nothing, or cannot be traced.
+func (s Selection) possible(cfg Config, exprs []service.Expr) error {
+	owned := len(s.Processes)+len(s.PIDs)+len(s.Cgroups) > 0 || s.Run != nil
+	if len(s.Hosts)+len(s.Services)+len(s.Match) == 0 && !owned {
+		return fmt.Errorf("servicetraceroute: Selection.Hosts: %w", ErrNothingSelected)
+	}
+	if owned && !cfg.Processes {
+		return fmt.Errorf("servicetraceroute: Selection by process: %w", ErrNoProcesses)
+	}
+	for i, e := range exprs {
+		if e.Uses(service.OwnerFields) && !cfg.Processes {
+			return fmt.Errorf("servicetraceroute: Selection.Match: %q: %w", s.Match[i], ErrNoProcesses)
+		}
+	}
+	for field, d := range map[string]time.Duration{"StopNewAfter": s.StopNewAfter, "Idle": s.Idle} {
+		if d < 0 {
+			return fmt.Errorf("servicetraceroute: Selection.%s: %v is negative", field, d)
+		}
+	}
+	for _, p := range s.Protos {
+		if p != trace.TCP && p != trace.UDP {
+			return fmt.Errorf("servicetraceroute: Selection.Protos: %v flows are not traced by this version: %w", p, errors.ErrUnsupported)
+		}
+	}
+	for _, d := range s.Directions {
+		if d != trace.Out && d != trace.In {
+			return fmt.Errorf("servicetraceroute: Selection.Directions: %v flows are not traced by this version: %w", d, errors.ErrUnsupported)
+		}
+	}
+	if s.IPv4Only && s.IPv6Only {
+		return errors.New("servicetraceroute: Selection: IPv4Only and IPv6Only exclude each other")
+	}
+	return nil
+}
+
+// policies puts into the watch how its flows are traced.
+func (s Selection) policies(cfg Config, w *engine.Watch) error {
+	all, err := s.policy().plan(cfg)
+	if err != nil {
+		return fmt.Errorf("servicetraceroute: Selection.%w", err)
+	}
+	w.Policy, w.Policies = *all, map[string]*engine.Policy{}
+	for name, p := range s.Policies {
+		if w.Policies[name], err = p.plan(cfg); err != nil {
+			return fmt.Errorf("servicetraceroute: Selection.Policies[%q]: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// policy is that of the flows whose service has none of its own.
+func (s Selection) policy() Policy {
+	return Policy{Params: s.Params, Every: s.Every, Retrace: s.Retrace, Per: s.Per, OnPayload: s.OnPayload}
+}
+
+// plan checks the policy and fills in the documented defaults.
+func (p Policy) plan(cfg Config) (*engine.Policy, error) {
+	params, err := p.Params.or(cfg.Defaults).plan()
+	if err != nil {
+		return nil, err
+	}
+	if p.Retrace < 0 {
+		return nil, fmt.Errorf("Retrace: %v is negative", p.Retrace)
+	}
+	if _, err := p.Per.MarshalText(); err != nil {
+		return nil, errors.New("Per: unknown")
+	}
+	if p.Every == 0 {
+		p.Every = defaultEvery
+	}
+	return &engine.Policy{Params: params, Every: p.Every, Retrace: p.Retrace, Per: p.Per, OnPayload: p.OnPayload}, nil
 }
 
 // hosts puts the selection's hosts into the selector: addresses and prefixes as rules,
@@ -280,6 +311,20 @@ func (s Selection) hosts(ctx context.Context, cfg Config, sel *service.Selector)
 	}
 	sel.Domains = set
 	return nil
+}
+
+// ByProcess reports whether the selection, as far as it is right, depends on which
+// process a flow belongs to, and so needs Config.Processes.
+func (s Selection) ByProcess() bool {
+	if len(s.Processes)+len(s.PIDs)+len(s.Cgroups) > 0 || s.Run != nil {
+		return true
+	}
+	for _, text := range s.Match {
+		if e, err := match.Compile(text); err == nil && e.Uses(service.OwnerFields) {
+			return true
+		}
+	}
+	return false
 }
 
 // Check reports what is wrong with the selection as written, without resolving
@@ -381,6 +426,6 @@ func flowWatch(f trace.Flow, cfg Config) (*engine.Watch, error) {
 	t := f.Tuple
 	t.Src, t.Dst = onWire(t.Src), onWire(t.Dst)
 	return &engine.Watch{
-		Params: params, Every: -1, Single: true, Selector: service.Selector{Flow: &t},
+		Policy: engine.Policy{Params: params, Every: -1}, Single: true, Selector: service.Selector{Flow: &t},
 	}, nil
 }

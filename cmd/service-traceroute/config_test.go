@@ -19,12 +19,12 @@ func configured(t testing.TB, text string, args ...string) (f *traceFlags, file 
 	cmd := newTraceCommand()
 	cmd.ResetFlags()
 	f.declare(cmd)
-	configurable(cmd)
+	configurable(cmd, &f.configuration)
 	if err := cmd.ParseFlags(args); err != nil {
 		t.Fatal(err)
 	}
 	file = configFile{name: name, set: map[string]setting{}}
-	return f, file, file.read(cmd)
+	return f, file, file.read(&f.configuration)
 }
 
 func TestConfigSetsFlags(t *testing.T) {

@@ -56,7 +56,7 @@ func newRunCommand() *cobra.Command {
 	// What follows the command's name is the command's.
 	cmd.Flags().SetInterspersed(false)
 	helpText(cmd, runHelp)
-	return cmd
+	return configurable(cmd, &f.configuration)
 }
 
 // runFlags are the flags of run as the user wrote them.

@@ -58,7 +58,7 @@ func newTraceCommand() *cobra.Command {
 	}
 	f.declare(cmd)
 	helpText(cmd, traceHelp)
-	return cmd
+	return configurable(cmd, &f.configuration)
 }
 
 func noArguments(cmd *cobra.Command, args []string) error {
@@ -91,7 +91,7 @@ func (f *traceFlags) run(ctx context.Context, stdout, stderr io.Writer) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	keep := append(f.needs(), seeing(f.any())...)
+	keep := append(f.needs(), seeing(cfg.Processes)...)
 	if err := privilege.Drop(keep...); err != nil {
 		return failed(err, "")
 	}

@@ -89,8 +89,8 @@ func (e *Engine) giveBack(now time.Time, f *flow.Flow, a *attachment) {
 		home.service, home.epoch, home.owner = s, e.epoch, a.owner
 		home.process, home.wondered = a.process, a.wondered
 		f.Attachment = home
-		if home.watch.Retrace > 0 && home.finished > 0 {
-			home.watch.retraceAt = earliest(home.watch.retraceAt, home.ended.Add(home.watch.Retrace))
+		if again := home.policy().Retrace; again > 0 && home.finished > 0 {
+			home.watch.retraceAt = earliest(home.watch.retraceAt, home.ended.Add(again))
 		}
 	}
 }

@@ -43,8 +43,8 @@ func (e *Engine) finish(now time.Time, r *run, stop trace.Stop) {
 	r.at.finished++
 	r.watch.running--
 	r.turn.vacate(now)
-	if r.watch.Retrace > 0 {
-		r.watch.retraceAt = earliest(r.watch.retraceAt, now.Add(r.watch.Retrace))
+	if again := r.watch.policy(r.at.service.Name).Retrace; again > 0 {
+		r.watch.retraceAt = earliest(r.watch.retraceAt, now.Add(again))
 	}
 	e.emit(r.watch, t)
 	if r.at.claimed {

@@ -98,7 +98,7 @@ func (e *Engine) begin(now time.Time, f *flow.Flow, a *attachment) {
 		a.near = &near{}
 	}
 	r := &run{
-		id: e.newID(), flow: f, at: a, watch: a.watch, params: a.watch.params(a.service.Name), near: a.near,
+		id: e.newID(), flow: f, at: a, watch: a.watch, params: a.policy().Params, near: a.near,
 		start: now, progressAt: now, before: f.LastSeen, index: -1, wake: now,
 	}
 	r.fence = e.fence(now, f)
@@ -109,7 +109,7 @@ func (e *Engine) begin(now time.Time, f *flow.Flow, a *attachment) {
 	}
 	a.run = r
 	a.watch.running++
-	r.turn = a.watch.occupy(now, f)
+	r.turn = a.watch.occupy(now, a.policy(), f)
 	a.watch.begun = true
 	e.stats.Traces.Started++
 	heap.Push(&e.runs, r)

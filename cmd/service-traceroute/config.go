@@ -32,6 +32,8 @@ type configuration struct {
 	from  string      // of --config; empty: none
 	given []string    // flags of the command line
 	own   []ownPolicy // of services, in the file
+
+	terminal bool // there was one at the start, whose hangup would end the command
 }
 
 // configurable gives a command the flag --config: a file that sets the flags

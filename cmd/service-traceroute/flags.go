@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"servicetraceroute"
+	"servicetraceroute/internal/output"
 	"servicetraceroute/trace"
 )
 
@@ -64,11 +65,19 @@ func (f *traceFlags) declareShared(cmd *cobra.Command) {
 
 // config turns the flags into the library's terms.
 func (f *traceFlags) config(stderr io.Writer) (cfg servicetraceroute.Config, sel servicetraceroute.Selection, err error) {
-	if len(f.services)+len(f.hosts)+len(f.match) == 0 && !f.any() {
-		return cfg, sel, usage(errors.New("nothing selected: neither --service, --host, --match nor --process, --pid or --cgroup"),
-			"for example: service-traceroute trace --host www.example.com")
+	if err := f.something(); err != nil {
+		return cfg, sel, err
 	}
 	return f.settings(stderr)
+}
+
+// something refuses to watch for nothing.
+func (f *traceFlags) something() error {
+	if len(f.services)+len(f.hosts)+len(f.match) > 0 || f.any() {
+		return nil
+	}
+	return usage(errors.New("nothing selected: neither --service, --host, --match nor --process, --pid or --cgroup"),
+		"for example: service-traceroute trace --host www.example.com")
 }
 
 // settings is config without asking what is selected.
@@ -84,8 +93,23 @@ func (f *traceFlags) settings(stderr io.Writer) (cfg servicetraceroute.Config, s
 	if sel, err = f.selection(); err != nil {
 		return cfg, sel, err
 	}
+	f.report(sel)
 	cfg.Processes = sel.ByProcess()
-	return cfg, sel, f.where(&cfg, f)
+	f.where(&cfg)
+	return cfg, sel, nil
+}
+
+// report notes with what parameters flows are traced, for formats that tell.
+func (f *traceFlags) report(sel servicetraceroute.Selection) {
+	params := func(p servicetraceroute.Params, onPayload bool) output.Params {
+		shown := shown(p)
+		shown.PayloadOnly = onPayload
+		return shown
+	}
+	f.reported.Params, f.reported.ServiceParams = params(sel.Params, sel.OnPayload), map[string]output.Params{}
+	for name, p := range sel.Policies {
+		f.reported.ServiceParams[name] = params(p.Params, p.OnPayload)
+	}
 }
 
 // selection is which flows are traced, and how: what can change while that goes on.
@@ -115,6 +139,9 @@ func (f *traceFlags) selection() (sel servicetraceroute.Selection, err error) {
 		if err := notNegative(name, value); err != nil {
 			return sel, err
 		}
+	}
+	if err := f.namespaces(f); err != nil {
+		return sel, err
 	}
 	err = sel.Check()
 	if err != nil && !errors.Is(err, servicetraceroute.ErrNothingSelected) {

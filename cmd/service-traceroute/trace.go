@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -107,7 +108,15 @@ func (f *traceFlags) run(ctx context.Context, stdout, stderr io.Writer) (err err
 func (f *traceFlags) watch(ctx context.Context, t watcher, sel servicetraceroute.Selection, w output.Writer, stderr io.Writer) error {
 	progress := startProgress(stderr, "watching for flows of "+f.what(), t)
 	defer progress.stop()
-	sel.Ready = progress.begin
+	current := &switching{w}
+	wishes, enough := f.hangups()
+	var following sync.WaitGroup
+	inner, over := context.WithCancel(ctx)
+	defer func() { enough(); over(); following.Wait() }()
+	sel.Ready = func() {
+		progress.begin()
+		following.Go(func() { f.follow(inner, wishes, t, current, progress) })
+	}
 	matched := false
 	for ev, err := range t.Watch(ctx, sel) {
 		if err != nil && ctx.Err() != nil {
@@ -119,12 +128,11 @@ func (f *traceFlags) watch(ctx context.Context, t watcher, sel servicetraceroute
 		if flow, ok := ev.(*trace.Flow); ok && flow.State != trace.FlowIgnored {
 			matched = true
 		}
-		if err := progress.aside(func() error { return w.Write(ev) }); err != nil {
+		if err := progress.aside(func() error { return current.Write(ev) }); err != nil {
 			return failed(fmt.Errorf("write: %w", err), "")
 		}
 	}
-	over := errors.Is(ctx.Err(), context.DeadlineExceeded) || ctx.Err() == nil
-	if over && !matched {
+	if late := errors.Is(ctx.Err(), context.DeadlineExceeded) || ctx.Err() == nil; late && !matched {
 		return errNoMatch
 	}
 	return nil

@@ -119,8 +119,12 @@ func (f *configFile) read(c *configuration) error {
 	var services *yaml.Node
 	for i := 0; i+1 < len(root.Content); i += 2 {
 		key, value := root.Content[i], root.Content[i+1]
-		if key.Value == servicesKey && services == nil {
-			services = value
+		if key.Value == servicesKey {
+			if line, ok := seen[servicesKey]; ok {
+				return f.wrong(key.Line, "keep one of the two", "%s is set twice, first in line %d", servicesKey, line)
+			}
+			services, seen[servicesKey] = value, key.Line
+			f.set[servicesKey] = setting{line: key.Line}
 			continue
 		}
 		flag, mine, err := f.lookup(c.cmd, key)
@@ -204,7 +208,7 @@ func (f *configFile) lookup(cmd *cobra.Command, key *yaml.Node) (flag *pflag.Fla
 		}
 		return flag
 	}
-	var names []string
+	names := []string{servicesKey}
 	for _, c := range append([]*cobra.Command{cmd}, cmd.Root().Commands()...) {
 		if c.Flags().Lookup("config") == nil {
 			continue

@@ -166,7 +166,7 @@ func (nobody) SetSelection(_ context.Context, sel servicetraceroute.Selection) e
 // Every flag either can change while a trace goes on, or is known to stay.
 func TestSelecting(t *testing.T) {
 	staying := []string{
-		"config", "duration", "netns", "interface", "no-dns", "no-probe", "rate", "hop-rate", "exclude", "exclude-file", "loopback",
+		"backend", "config", "duration", "netns", "interface", "no-dns", "no-probe", "rate", "hop-rate", "exclude", "exclude-file", "loopback",
 		"label", "output", "out", "privacy", "pcap", "pcap-payload", "verbose",
 	}
 	var names []string

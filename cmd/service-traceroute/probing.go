@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,9 +29,13 @@ type probeFlags struct {
 	excludes, excludeFile []string
 	rate, hopRate         int
 	loopback              bool
+	backend               string
 }
 
 var algorithms = []string{"packet-by-packet", "hop-by-hop", "concurrent", "adaptive"}
+
+// backends are the words of --backend; this version has one of them, and what chooses it.
+var backends = []string{"auto", "afpacket", "ebpf", "sock"}
 
 var udpProbes = []string{"off", "auto", "always"}
 
@@ -59,6 +64,8 @@ func (f *probeFlags) declare(cmd *cobra.Command) {
 	fl.StringArrayVar(&f.excludes, "exclude", nil, "never probe this address or `PREFIX` (repeat)")
 	fl.StringArrayVar(&f.excludeFile, "exclude-file", nil, "`FILE` of addresses and prefixes never probed, one a line")
 	fl.BoolVar(&f.loopback, "loopback", false, "also probe flows that end on this host")
+	fl.StringVar(&f.backend, "backend", "auto", "how packets are seen and sent: auto, afpacket (packet sockets)")
+	completeWith(cmd, "backend", backends[:2])
 	completeWith(cmd, "algorithm", algorithms)
 	completeWith(cmd, "udp-probe", udpProbes)
 }
@@ -73,6 +80,12 @@ func completeWith(cmd *cobra.Command, flag string, words []string) {
 
 // apply checks the flags and puts them into cfg.
 func (f *probeFlags) apply(cfg *servicetraceroute.Config) (err error) {
+	switch {
+	case !slices.Contains(backends, f.backend):
+		return usage(fmt.Errorf("--backend: unknown %q", f.backend), "auto or afpacket")
+	case !slices.Contains(backends[:2], f.backend):
+		return usage(fmt.Errorf("--backend %s: this version does not have it", f.backend), "packet sockets do the same: --backend afpacket, or leave it away")
+	}
 	cfg.Rate, cfg.HopRate, cfg.Loopback = f.rate, f.hopRate, f.loopback
 	if cfg.Defaults, err = f.read(); err != nil {
 		return err

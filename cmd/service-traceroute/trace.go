@@ -16,12 +16,11 @@ import (
 )
 
 const traceHelp = `Trace the flows of services and hosts, existing and new ones, until stopped.
-
-Usage:  service-traceroute trace --service NAME|--host HOST [flags]
+Usage:  service-traceroute trace --service NAME|--host HOST|--match EXPR [flags]
 
 What:   --service NAME (of: services list)  --catalogue FILE  --no-dns
         --host ADDR|PREFIX|NAME (and all below it)|*.NAME|/REGEX/
-        --process NAME  --pid N  --cgroup PATH
+        --match EXPR (docs/match.md)  --process NAME  --pid N  --cgroup PATH
 Narrow: all of these, --port N|A-B  --proto tcp|udp  --udp-probe off|auto|always
         --interface IF  --direction out|in  -4  -6
 Where:  --netns NAME|PATH|all (containers: another network namespace, or each)
@@ -32,11 +31,12 @@ When:   --duration D --idle D --stop-new-after D  --retrace D  --every 10m|once
         --per flow|destination|port   --start-on any|payload
 Rates:  --rate 1000 probes/s in all  --hop-rate 200 probes/s per router, at most
 Output: --output text|json|reference|scamper  -o FILE  --privacy  --pcap FILE
-Flags from a file: --config FILE.yaml    All, explained: trace --help-all
+From a file: --config FILE (SIGHUP: once more)  All, explained: trace --help-all
 
 Examples:
   sudo service-traceroute trace --host '*.example.com' --pcap packets.pcapng
   service-traceroute trace --service netflix --duration 1m --output json
+  service-traceroute trace --match 'dport in 8000..8999 && process == "curl"'
 
 Ctrl-C prints what was found. Exit: 0 done, 1 failed, 2 usage, 3 none matched.
 `

@@ -41,7 +41,7 @@ type fleet struct {
 	mu      sync.Mutex // over what Stats reads, and SetSelection
 	members map[netns.ID]*member
 	changed *servicetraceroute.Selection // in place of that of Watch; nil: none
-	ended   trace.Stats // of members that are no more
+	ended   trace.Stats                  // of members that are no more
 	started time.Time
 }
 

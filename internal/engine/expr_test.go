@@ -29,7 +29,7 @@ func TestExprDecides(t *testing.T) {
 	const stands, silent, said, owned = 0, 1, 2, 3
 	for text, from := range map[string]int{
 		`dport == 443`: stands,
-		`dport == 443 || name == "www.video.example"`:        stands,
+		`dport == 443 || name == "www.video.example"`: stands,
 		`name == ""`:                                         silent,
 		`domain(name, "video.example")`:                      said,
 		`"www.video.example" in names`:                       said,

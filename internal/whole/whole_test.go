@@ -155,6 +155,7 @@ func TestCommand(t *testing.T) {
 	t.Run("dial", f.dial)
 	t.Run("dial over QUIC", f.dialQUIC)
 	t.Run("expressions", f.matches)
+	t.Run("flags", f.flags)
 	t.Run("SIGHUP", f.readsAgain)
 	t.Run("the terminal is gone", f.hangsUp)
 	t.Run("privileges are dropped", f.privilegesAreDropped)

@@ -286,7 +286,7 @@ func (e *Engine) over(now time.Time, r *run) (trace.Stop, bool) {
 	if now.Sub(r.start) > hardLimit {
 		return trace.StopDeadline, true
 	}
-	if ttl, ok := r.reach.Done(!r.noisy); ok && r.dest == nil {
+	if ttl, ok := r.reach.Done(!r.noisy); ok && r.dest == nil && r.stopAt != trace.StopBorder {
 		at, rtt := r.reach.Proof()
 		r.dest = &trace.Destination{TTL: ttl, RTT: rtt, By: trace.DestinationByAck}
 		r.near.distance = ttl

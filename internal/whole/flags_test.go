@@ -29,8 +29,8 @@ func (f *field) flags(t *testing.T) {
 		"idle":         {once, []string{"--idle", "1s"}, 1, traced},
 		"stop-new-after": {func() { once(); time.Sleep(time.Second) }, []string{"--stop-new-after", "1s"}, 1,
 			traced},
-		"per destination":        {twice, []string{"--per", "destination", "--duration", "2500ms"}, 1, traced},
-		"per port, once":         {twice, []string{"--per", "port", "--every", "once", "--duration", "2500ms"}, 1, traced},
+		"per destination": {twice, []string{"--per", "destination", "--duration", "2500ms"}, 1, traced},
+		"per port, once":  {twice, []string{"--per", "port", "--every", "once", "--duration", "2500ms"}, 1, traced},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := f.run(t, test.during, append([]string{f.bin, "trace", "--host", f.server.String(), "--output", "json", "-o", out}, test.args...)...)
@@ -40,7 +40,7 @@ func (f *field) flags(t *testing.T) {
 			}
 			for _, tr := range got {
 				if !test.right(tr) {
-					t.Error(tr)
+					t.Errorf("%v\n%+v\n%s", tr, tr.Hops, readFile(list))
 				}
 			}
 		})

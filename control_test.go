@@ -3,6 +3,7 @@
 package servicetraceroute_test
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -101,10 +102,12 @@ func TestSetSelection(t *testing.T) {
 // A watch ends by itself when its flows are silent, not before.
 func TestIdle(t *testing.T) {
 	controlled(t, func(t *testing.T, s *sim) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
 		start := time.Now()
 		f := s.start(chatty(false)) // 10 s
 		server := s.net.Addr("server", false).String()
-		for _, err := range s.tracer.Watch(t.Context(), servicetraceroute.Selection{Hosts: []string{server}, Idle: 3 * time.Second}) {
+		for _, err := range s.tracer.Watch(ctx, servicetraceroute.Selection{Hosts: []string{server}, Idle: 3 * time.Second}) {
 			if err != nil {
 				t.Fatal(err)
 			}

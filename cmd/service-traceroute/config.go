@@ -42,7 +42,7 @@ type configuration struct {
 // command.
 func configurable(cmd *cobra.Command, c *configuration) *cobra.Command {
 	c.flags, c.cmd = cmd.Flags(), cmd
-	c.flags.StringVar(&c.from, "config", "", "read flags from this YAML `FILE` (NAME: VALUE, no dashes; services: {NAME: {…}} for single services); flags given here win")
+	c.flags.StringVar(&c.from, "config", "", "read flags from this YAML `FILE` (NAME: VALUE, no dashes; \"services:\" for single ones); flags given here win")
 	if err := cmd.MarkFlagFilename("config", "yaml", "yml"); err != nil {
 		panic("main: completion of --config: " + err.Error())
 	}

@@ -271,10 +271,10 @@ func (p Policy) plan(cfg Config) (*engine.Policy, error) {
 		return nil, err
 	}
 	if p.Retrace < 0 {
-		return nil, fmt.Errorf("Retrace: %v is negative", p.Retrace)
+		return nil, fmt.Errorf("%s: %v is negative", "Retrace", p.Retrace)
 	}
 	if _, err := p.Per.MarshalText(); err != nil {
-		return nil, errors.New("Per: unknown")
+		return nil, fmt.Errorf("%s: unknown", "Per")
 	}
 	if p.Every == 0 {
 		p.Every = defaultEvery

@@ -130,7 +130,7 @@ func TestReread(t *testing.T) {
 		}
 	}
 	w := &switching{}
-	renew := func() ([]string, error) { return f.renew(t.Context(), nobody{}, w) }
+	renew := func() ([]string, error) { return f.renew(t.Context(), refusing{}, w) }
 	for _, text := range []string{"hsot: 1\n", "probes: 3\n", "host: 192.0.2.2\nmax-ttl: 300\n", "host: 192.0.2.2\nservices: {netflx: {}}\n", "match: dprot == 1\n", "host: refused\n"} {
 		write(text)
 		if _, err := renew(); err == nil {
@@ -153,10 +153,10 @@ func TestReread(t *testing.T) {
 	}
 }
 
-// nobody is a watcher that refuses one selection.
-type nobody struct{ watcher }
+// refusing is a watcher that refuses one selection.
+type refusing struct{ watcher }
 
-func (nobody) SetSelection(_ context.Context, sel servicetraceroute.Selection) error {
+func (refusing) SetSelection(_ context.Context, sel servicetraceroute.Selection) error {
 	if sel.Hosts[0] == "refused" {
 		return errors.New("servicetraceroute: Selection.Hosts: refused")
 	}

@@ -13,7 +13,8 @@
 //		…                               // all flows of services, as they appear
 //	}
 //
-// Package trace holds the values that come out.
+// A Replay is a capture file in place of a Tracer. Package trace holds the values that
+// come out.
 //
 // # Needs
 //

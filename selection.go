@@ -171,8 +171,32 @@ func (p Params) limits() error {
 	return nil
 }
 
+// byOwner reports whether the selection, expressions aside, depends on whose a flow is.
+func (s Selection) byOwner() bool {
+	return len(s.Processes)+len(s.PIDs)+len(s.Cgroups) > 0 || s.Run != nil
+}
+
+// resolver returns a name's addresses.
+type resolver func(host string) ([]netip.Addr, error)
+
 // watch turns the selection into the engine's terms, resolving names.
 func (s Selection) watch(ctx context.Context, cfg Config) (*engine.Watch, error) {
+	if len(s.Hosts)+len(s.Services)+len(s.Match) == 0 && !s.byOwner() {
+		return nil, fmt.Errorf("servicetraceroute: Selection.Hosts: %w", ErrNothingSelected)
+	}
+	return s.terms(cfg, func(host string) ([]netip.Addr, error) {
+		addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		var dns *net.DNSError
+		if errors.As(err, &dns) && ctx.Err() == nil {
+			cfg.Logger.Warn("a name does not resolve now: its flows are known only once they name it", "name", host, "err", dns.Err)
+			return nil, nil
+		}
+		return addrs, err
+	})
+}
+
+// terms is watch with a resolver of its own; nil resolves nothing.
+func (s Selection) terms(cfg Config, resolve resolver) (*engine.Watch, error) {
 	w := &engine.Watch{StopNewAfter: s.StopNewAfter, Selector: service.Selector{
 		Protos: s.Protos, Interfaces: s.Interfaces, Directions: s.Directions, IPv4Only: s.IPv4Only, IPv6Only: s.IPv6Only,
 	}}
@@ -203,19 +227,15 @@ func (s Selection) watch(ctx context.Context, cfg Config) (*engine.Watch, error)
 	if w.Selector.Offers, err = s.offers(); err != nil {
 		return nil, fmt.Errorf("servicetraceroute: Selection.Services: %w", err)
 	}
-	if err := s.hosts(ctx, cfg, &w.Selector); err != nil {
+	if err := s.hosts(resolve, &w.Selector); err != nil {
 		return nil, fmt.Errorf("servicetraceroute: Selection.Hosts: %w", err)
 	}
 	return w, nil
 }
 
-// possible refuses what selects nothing, or cannot be traced.
+// possible refuses what cannot be traced.
 func (s Selection) possible(cfg Config, exprs []service.Expr) error {
-	owned := len(s.Processes)+len(s.PIDs)+len(s.Cgroups) > 0 || s.Run != nil
-	if len(s.Hosts)+len(s.Services)+len(s.Match) == 0 && !owned {
-		return fmt.Errorf("servicetraceroute: Selection.Hosts: %w", ErrNothingSelected)
-	}
-	if owned && !cfg.Processes {
+	if s.byOwner() && !cfg.Processes {
 		return fmt.Errorf("servicetraceroute: Selection by process: %w", ErrNoProcesses)
 	}
 	for i, e := range exprs {
@@ -247,15 +267,10 @@ func (s Selection) possible(cfg Config, exprs []service.Expr) error {
 // hosts puts the selection's hosts into the selector: addresses and prefixes as rules,
 // names as patterns, and what they resolve to now as rules too, for flows of which no
 // name was seen.
-func (s Selection) hosts(ctx context.Context, cfg Config, sel *service.Selector) error {
+func (s Selection) hosts(resolve resolver, sel *service.Selector) error {
 	var patterns []string
 	for _, host := range s.Hosts {
-		rules, pattern, err := hostRules(ctx, host)
-		var dns *net.DNSError
-		if pattern && errors.As(err, &dns) && ctx.Err() == nil {
-			cfg.Logger.Warn("a name does not resolve now: its flows are known only once they name it", "name", host, "err", dns.Err)
-			err = nil
-		}
+		rules, pattern, err := hostRules(resolve, host)
 		if err != nil {
 			return err
 		}
@@ -278,7 +293,7 @@ func (s Selection) hosts(ctx context.Context, cfg Config, sel *service.Selector)
 // ByProcess reports whether the selection, as far as it is right, depends on which
 // process a flow belongs to, and so needs Config.Processes.
 func (s Selection) ByProcess() bool {
-	if len(s.Processes)+len(s.PIDs)+len(s.Cgroups) > 0 || s.Run != nil {
+	if s.byOwner() {
 		return true
 	}
 	for _, text := range s.Match {
@@ -292,19 +307,16 @@ func (s Selection) ByProcess() bool {
 // Check reports what is wrong with the selection as written, without resolving
 // names.
 func (s Selection) Check() error {
-	nowhere, cancel := context.WithCancel(context.Background())
-	cancel() // the resolver gives up at once: only the form is of interest
-	_, err := s.watch(nowhere, Config{Processes: true, Logger: slog.New(slog.DiscardHandler)})
-	var dns *net.DNSError
-	if errors.As(err, &dns) || errors.Is(err, context.Canceled) {
-		return nil
+	if len(s.Hosts)+len(s.Services)+len(s.Match) == 0 && !s.byOwner() {
+		return fmt.Errorf("servicetraceroute: Selection.Hosts: %w", ErrNothingSelected)
 	}
+	_, err := s.terms(Config{Processes: true}, nil)
 	return err
 }
 
 // hostRules reads one selector as the user wrote it; pattern tells that it is one of
 // names.
-func hostRules(ctx context.Context, host string) (rules []service.Rule, pattern bool, err error) {
+func hostRules(resolve resolver, host string) (rules []service.Rule, pattern bool, err error) {
 	if a, err := netip.ParseAddr(host); err == nil {
 		a = a.Unmap().WithZone("")
 		s := trace.Service{Name: host, By: trace.ByAddress, Value: a.String()}
@@ -328,7 +340,10 @@ func hostRules(ctx context.Context, host string) (rules []service.Rule, pattern 
 	if err := domain.Parse(host); err != nil {
 		return nil, false, err
 	}
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if resolve == nil {
+		return nil, true, nil
+	}
+	addrs, err := resolve(host)
 	if err != nil {
 		return nil, true, fmt.Errorf("resolve %q: %w", host, err)
 	}

@@ -3,6 +3,7 @@
 package servicetraceroute_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -26,6 +27,7 @@ import (
 	"servicetraceroute"
 	"servicetraceroute/internal/lab"
 	"servicetraceroute/internal/lab/peer"
+	"servicetraceroute/internal/lab/tap"
 	"servicetraceroute/internal/scenario"
 	"servicetraceroute/trace"
 )
@@ -221,7 +223,8 @@ func certified(t testing.TB) *tls.Config {
 
 // TestServices selects half of the services that share one address. Of all flows, over
 // TCP and QUIC, those of the selected ones are found and no others; those that nothing
-// tells apart are said to be ambiguous. With DNS hidden the first words alone do it.
+// tells apart are said to be ambiguous. With DNS hidden the first words alone do it. A file
+// of all that gives the same.
 func TestServices(t *testing.T) {
 	rounds := 1
 	if full() {
@@ -244,6 +247,7 @@ func TestServices(t *testing.T) {
 			if hidden {
 				c.tracer = c.open(servicetraceroute.Config{NoDNS: true})
 			}
+			recorded := c.record()
 			stop := collect(t, c.tracer, servicetraceroute.Selection{Services: wanted})
 			var wg sync.WaitGroup
 			for round := range rounds {
@@ -260,9 +264,34 @@ func TestServices(t *testing.T) {
 			wg.Wait()
 			all := stop()
 			text.WriteString(c.compare(all, selected, hidden))
-			c.judge(c.field.truth(), all.traces)
+			truth := c.field.truth()
+			c.judge(truth, all.traces)
+			file, dropped := recorded()
+			again, err := replay(t, servicetraceroute.Replay{Packets: bytes.NewReader(file), NoDNS: hidden}, servicetraceroute.Selection{Services: wanted})
+			if err != nil || len(again.traces) == 0 {
+				t.Errorf("from a file: %d traces, %v", len(again.traces), err)
+			}
+			again.stats.Packets.Dropped += dropped
+			c.compare(again, selected, hidden)
+			c.judge(truth, again.traces)
 		})
 	}
+}
+
+// record keeps what passes the client, whole. What it returns ends that: the file, and
+// how many packets it lacks.
+func (c *city) record() func() ([]byte, uint64) {
+	c.t.Helper()
+	var ring *tap.Ring
+	err := c.lab.Node("client").Do(func() (err error) {
+		ring, err = tap.Open(tap.Config{Snap: 1900, Frames: 1 << 15})
+		return err
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(ring.Close)
+	return func() ([]byte, uint64) { return ring.AppendPcap(nil), ring.Dropped() }
 }
 
 // compare holds the flow records against what the flows belonged to, and returns a table's

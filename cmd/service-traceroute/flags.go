@@ -40,6 +40,23 @@ func (f *traceFlags) declare(cmd *cobra.Command) {
 // declareShared defines the flags that run has, too.
 func (f *traceFlags) declareShared(cmd *cobra.Command) {
 	fl := cmd.Flags()
+	f.declareWhich(cmd)
+	fl.BoolVar(&f.noProbe, "no-probe", false, "only identify flows, send nothing")
+	f.whenFlags.declare(fl)
+	fl.DurationVar(&f.stopNew, "stop-new-after", 0, "start no new trace after so long; 0: no limit")
+	f.probeFlags.declare(cmd)
+	f.resultFlags.declare(cmd)
+	for name, values := range map[string][]string{
+		"interface": interfaceNames(), "every": {"once", "10m"},
+		"per": {"flow", "destination", "port"}, "start-on": {"any", "payload"},
+	} {
+		completeWith(cmd, name, values)
+	}
+}
+
+// declareWhich defines the flags that say which flows, of an interface or of a file.
+func (f *traceFlags) declareWhich(cmd *cobra.Command) {
+	fl := cmd.Flags()
 	f.serviceFlags.declareAll(cmd)
 	fl.StringArrayVar(&f.hosts, "host", nil, "address, prefix, `NAME` with all below it, *.NAME or /REGEX/ whose flows are traced (repeat)")
 	fl.StringArrayVar(&f.match, "match", nil, "flows of which this `EXPR` is true, such as 'dport == 443 && process == \"curl\"' (repeat; docs/match.md)")
@@ -50,17 +67,9 @@ func (f *traceFlags) declareShared(cmd *cobra.Command) {
 	fl.BoolVarP(&f.v4, "ipv4", "4", false, "only IPv4")
 	fl.BoolVarP(&f.v6, "ipv6", "6", false, "only IPv6")
 	fl.BoolVar(&f.noDNS, "no-dns", false, "do not learn names from DNS answers on the wire")
-	fl.BoolVar(&f.noProbe, "no-probe", false, "only identify flows, send nothing")
-	f.whenFlags.declare(fl)
-	fl.DurationVar(&f.stopNew, "stop-new-after", 0, "start no new trace after so long; 0: no limit")
-	f.probeFlags.declare(cmd)
-	f.resultFlags.declare(cmd)
-	for name, values := range map[string][]string{
-		"direction": {"out", "in"}, "proto": {"tcp", "udp"}, "interface": interfaceNames(), "every": {"once", "10m"},
-		"per": {"flow", "destination", "port"}, "start-on": {"any", "payload"}, "match": nil,
-	} {
-		completeWith(cmd, name, values)
-	}
+	completeWith(cmd, "match", nil)
+	completeWith(cmd, "direction", []string{"out", "in"})
+	completeWith(cmd, "proto", []string{"tcp", "udp"})
 }
 
 // config turns the flags into the library's terms.

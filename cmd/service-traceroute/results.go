@@ -29,12 +29,17 @@ type resultFlags struct {
 
 // declare defines the flags and their completion.
 func (f *resultFlags) declare(cmd *cobra.Command) {
+	f.declareRecords(cmd)
+	f.pcap.declare(cmd)
+}
+
+// declareRecords is declare without the file of packets.
+func (f *resultFlags) declareRecords(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.label, "label", "", "`TEXT` in every record")
 	fl.StringVar(&f.format, "output", "text", "format: "+strings.Join(output.Formats, ", "))
 	fl.StringVarP(&f.file, "out", "o", "", "write to `FILE` (mode 0600) instead of standard output")
-	fl.BoolVar(&f.privacy, "privacy", false, "mask addresses, names and processes in all records; no --pcap")
-	f.pcap.declare(cmd)
+	fl.BoolVar(&f.privacy, "privacy", false, "mask addresses, names and processes in all records; not with --pcap")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "also show flows and counters, and log what happens")
 	completeWith(cmd, "output", output.Formats)
 }

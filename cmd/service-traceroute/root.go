@@ -14,9 +14,8 @@ import (
 
 const rootHelp = `service-traceroute shows the path that an application's own packets take.
 
-It listens to the flows an application already has and slips TTL-limited probes
-into those very flows, so load balancers, firewalls and NATs treat the probes as
-they treat the application. The application does not notice.
+It slips TTL-limited probes into the flows an application already has, so load
+balancers, firewalls and NATs treat them as its own. The application sees none.
 
 Usage:
   service-traceroute COMMAND [flags]
@@ -26,6 +25,7 @@ Commands:
   trace        trace the flows of hosts as they appear, until stopped
   run          start a command and trace every flow that it opens
   dial         no application at hand: open a connection and trace inside it
+  replay       read a capture file: its flows, services, probes and replies
   services     list, show, check and import the catalogue of services
   completion   completion for bash, zsh, fish or powershell
   help         help for a command; "help flags" lists all flags
@@ -55,7 +55,7 @@ func newRootCommand() *cobra.Command {
 	root.CompletionOptions.DisableDefaultCmd = true
 	help := newHelpCommand()
 	root.SetHelpCommand(help)
-	root.AddCommand(newDemoCommand(), newTraceCommand(), newRunCommand(), newDialCommand(),
+	root.AddCommand(newDemoCommand(), newTraceCommand(), newRunCommand(), newDialCommand(), newReplayCommand(),
 		newServicesCommand(), newCompletionCommand())
 	uniform(help)
 	uniform(root)

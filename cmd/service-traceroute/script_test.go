@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -19,7 +21,7 @@ var programs = map[string]func(){"service-traceroute": main}
 
 // commands are what scripts can say.
 var commands = map[string]func(*testscript.TestScript, bool, []string){
-	"status": status, "screen": screen, "told": told,
+	"status": status, "screen": screen, "told": told, "unhex": unhex,
 }
 
 func TestMain(m *testing.M) { testscript.Main(m, programs) }
@@ -53,6 +55,16 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("exit status %d, want %d\n%s", got, want, ts.ReadFile("stderr"))
 	}
+}
+
+// unhex FROM TO writes the bytes whose hexadecimal digits a file holds.
+func unhex(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: unhex FROM TO")
+	}
+	b, err := hex.DecodeString(strings.ReplaceAll(ts.ReadFile(args[0]), "\n", ""))
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b, 0o600))
 }
 
 // screen wants the last output to fit a screen and to have examples.

@@ -61,6 +61,8 @@ func inFlags(err error) error {
 		"servicetraceroute: Selection: ":           "",
 		"servicetraceroute: Config.Interfaces: ":   "--interface: ",
 		"servicetraceroute: Config.Pcap: ":         "",
+		"servicetraceroute: Replay.Packets: ":      "",
+		"packetfile: ":                             "",
 		"capture: interface ":                      "--interface: ",
 	} {
 		text = strings.Replace(text, library, flag, 1)
@@ -114,8 +116,18 @@ type progress struct {
 }
 
 func startProgress(w io.Writer, what string, t watcher) *progress {
-	p := &progress{w: w, what: what, terminal: isTerminal(w), quit: make(chan struct{}), done: make(chan struct{})}
-	go p.loop(t)
+	return showProgress(w, what, func() string {
+		s := t.Stats()
+		return fmt.Sprintf("%d flows matched, %d of %d traces done, %d probes sent",
+			s.Flows.Matched, s.Traces.Done, s.Traces.Started, s.Probes.Sent)
+	})
+}
+
+// showProgress is startProgress with another line, which is asked for once a second.
+// Without what nothing has to begin first.
+func showProgress(w io.Writer, what string, line func() string) *progress {
+	p := &progress{w: w, what: what, begun: what == "", terminal: isTerminal(w), quit: make(chan struct{}), done: make(chan struct{})}
+	go p.loop(line)
 	return p
 }
 
@@ -128,7 +140,7 @@ func (p *progress) begin() {
 	})
 }
 
-func (p *progress) loop(t watcher) {
+func (p *progress) loop(line func() string) {
 	defer close(p.done)
 	if !p.terminal {
 		<-p.quit
@@ -143,7 +155,7 @@ func (p *progress) loop(t watcher) {
 			p.clear()
 			return
 		case <-every.C:
-			s := t.Stats()
+			text := line()
 			p.mu.Lock()
 			if !p.begun {
 				fmt.Fprintf(p.w, "\r\x1b[K%v: resolving names", time.Since(start).Round(time.Second))
@@ -151,8 +163,7 @@ func (p *progress) loop(t watcher) {
 				p.mu.Unlock()
 				continue
 			}
-			fmt.Fprintf(p.w, "\r\x1b[K%v: %d flows matched, %d of %d traces done, %d probes sent",
-				time.Since(start).Round(time.Second), s.Flows.Matched, s.Traces.Done, s.Traces.Started, s.Probes.Sent)
+			fmt.Fprintf(p.w, "\r\x1b[K%v: %s", time.Since(start).Round(time.Second), text)
 			p.shown = true
 			p.mu.Unlock()
 		}

@@ -45,6 +45,12 @@ func (e *Engine) datagram(p *capture.Packet) {
 			s.Stamped, s.At = true, p.Time
 			e.noteCopy(p, s)
 		}
+		if e.cfg.Replay {
+			e.seenAgain(p, s)
+		}
+		return
+	}
+	if e.cfg.Replay && e.replayedDatagram(p) {
 		return
 	}
 	e.resolve(p)
@@ -55,17 +61,24 @@ func (e *Engine) datagram(p *capture.Packet) {
 	if !followed {
 		return
 	}
+	if e.guessed && f.UDP.PacketsIn+f.UDP.PacketsOut == 1 {
+		f.Direction = trace.Out // the near end was taken for the client
+	}
 	e.attendUDP(p, f)
 	a := e.match(p.Time, f)
-	if a.watch == nil {
+	if a.watch == nil && a.run == nil {
 		return
 	}
-	a.watch.lastSeen = p.Time
+	if a.watch != nil {
+		a.watch.lastSeen = p.Time
+	}
 	e.notePacket(p, a, e.udp.PayloadLen)
 	if r := a.run; r != nil {
 		r.inSync(p.Time, p.Direction == capture.Outgoing)
 		r.before = p.Time
-		return
+		if !e.cfg.Replay {
+			return
+		}
 	}
 	e.consider(p.Time, f)
 }
@@ -138,7 +151,8 @@ func (e *Engine) Hears(now time.Time, k trace.FlowKey, yes bool) {
 // fence is the highest TTL that the destination certainly does not see, as far as its own
 // packets tell how far it is.
 func (e *Engine) fence(now time.Time, f *flow.Flow) int {
-	if d, ok := e.distances[f.Key.Dst.Addr()]; ok && now.Sub(d.at) < distanceLife {
+	// In a file the probes tell, see probeSeen.
+	if d, ok := e.distances[f.Key.Dst.Addr()]; ok && now.Sub(d.at) < distanceLife && !e.cfg.Replay {
 		return d.ttl - 1
 	}
 	return distance(f) - fenceMargin

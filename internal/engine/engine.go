@@ -34,6 +34,8 @@ type Config struct {
 	Seed          [32]byte // of the random offsets, identifications and trace ids
 	NoDNS         bool     // names from DNS answers do not count
 	Evidence      bool     // say what each packet is; the caller takes that by Evidence after every Step
+	// Replay: packets and time are those of a file, see replay.go. Nothing is sent.
+	Replay bool
 }
 
 const (
@@ -110,6 +112,9 @@ type Engine struct {
 	segmentAt int        // of the flow's packet at hand, in evidence
 	serial    uint64     // of probes and replies
 	ration    ration
+
+	guessed  bool // the file did not tell the way of the packet at hand
+	replayed int  // probes of replayed traces in progress
 
 	// Decoding targets, so that a packet costs no allocation.
 	ip  wire.Packet
@@ -194,8 +199,11 @@ func (e *Engine) Hidden(except []netip.Prefix) {
 // advance lets every trace whose time has come do what is due.
 func (e *Engine) advance(now time.Time) {
 	for len(e.runs) > 0 && !e.runs[0].wake.After(now) {
-		r := e.runs[0]
-		e.work(now, r)
+		if r := e.runs[0]; e.cfg.Replay {
+			e.follow(now, r)
+		} else {
+			e.work(now, r)
+		}
 	}
 	e.claims(now)
 	for _, w := range e.watches {

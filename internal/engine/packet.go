@@ -17,7 +17,7 @@ const (
 
 // packet takes in one captured packet. What cannot be decoded is counted.
 func (e *Engine) packet(p *capture.Packet) {
-	if p.Direction == capture.Foreign {
+	if p.Direction == capture.Foreign && !e.cfg.Replay {
 		return
 	}
 	if err := e.ip.Decode(p.Data, p.Len); err != nil {
@@ -32,15 +32,21 @@ func (e *Engine) packet(p *capture.Packet) {
 			e.stats.Packets.Malformed++
 			return
 		}
+		if e.cfg.Replay {
+			e.orient(p)
+		}
 		e.segment(p)
 	case e.ip.Proto == protoUDP:
 		if err := e.udp.Decode(e.ip.Transport, e.ip.TransportLen); err != nil {
 			e.stats.Packets.Malformed++
 			return
 		}
+		if e.cfg.Replay {
+			e.orient(p)
+		}
 		e.datagram(p)
 	case e.ip.Proto == protoICMP && e.ip.Version == 4, e.ip.Proto == protoICMPv6 && e.ip.Version == 6:
-		if p.Direction == capture.Incoming {
+		if p.Direction == capture.Incoming || e.cfg.Replay {
 			e.icmp(p)
 		}
 	}
@@ -57,9 +63,12 @@ func (e *Engine) segment(p *capture.Packet) {
 				r.reach.Stamp(s.TTL, p.Time)
 			}
 		}
+		if e.cfg.Replay {
+			e.seenAgain(p, s)
+		}
 		return
 	}
-	if e.sent.OwnForwarded(&e.ip, &e.tcp) || !e.localEnd(p) {
+	if e.sent.OwnForwarded(&e.ip, &e.tcp) || !e.localEnd(p) || e.cfg.Replay && e.replayedSegment(p) {
 		return
 	}
 	f, o, followed := e.table.Observe(p, &e.ip, &e.tcp)
@@ -67,16 +76,21 @@ func (e *Engine) segment(p *capture.Packet) {
 		return
 	}
 	e.ownerOf(p.Time, f, &o)
+	if e.cfg.Replay {
+		e.renew(f, &o)
+	}
 	e.attend(p, f, &o)
 	a := e.match(p.Time, f)
-	if a.watch == nil {
+	if a.watch == nil && a.run == nil {
 		return
 	}
 	if o.Outside {
 		e.stats.Replies.Unmatched++ // pretends to be the destination's
 		return
 	}
-	a.watch.lastSeen = p.Time
+	if a.watch != nil {
+		a.watch.lastSeen = p.Time
+	}
 	if o.FirstSYN {
 		a.anew, a.refused = a.finished > 0, false
 	}
@@ -84,7 +98,7 @@ func (e *Engine) segment(p *capture.Packet) {
 	if a.run != nil {
 		e.watchOver(p, a.run, &o)
 	}
-	if a.run == nil {
+	if a.run == nil || e.cfg.Replay {
 		e.consider(p.Time, f)
 		e.closedBefore(p.Time, f)
 	}
@@ -107,6 +121,12 @@ func (e *Engine) localEnd(p *capture.Packet) bool {
 func (e *Engine) consider(now time.Time, f *flow.Flow) {
 	a := e.match(now, f)
 	w := a.watch
+	if e.cfg.Replay {
+		if w != nil && shown(now, f) {
+			e.identify(now, f, a)
+		}
+		return
+	}
 	if w == nil || a.run != nil || a.refused || !open(now, f) {
 		return
 	}
@@ -142,6 +162,14 @@ func (e *Engine) consider(now time.Time, f *flow.Flow) {
 		return // counted as live flows without a trace; the next packet asks again
 	}
 	e.begin(now, f, a)
+}
+
+// stands reports whether the flow is one that is worth a record.
+func (e *Engine) stands(now time.Time, f *flow.Flow) bool {
+	if e.cfg.Replay {
+		return shown(now, f)
+	}
+	return open(now, f)
 }
 
 // open reports whether the flow is one, and has not ended: both ends have spoken, or, of

@@ -14,13 +14,8 @@ func (e *Engine) reaching(now time.Time, r *run) time.Time {
 		return now.Add(idleLook)
 	}
 	interval := max(probe.ReachingInterval, 2*r.rtt()) + r.near.spread
-	if a := r.reach.Open(); a.TTL != 0 {
-		end := a.Sent.Add(interval)
-		if now.Before(end) {
-			return end
-		}
-		r.reach.Miss(r.crossed || r.dataOutAt.After(a.Sent.Add(-r.rtt())))
-		r.plan.Lost(a.TTL)
+	if end, open := r.attempt(now, interval); open {
+		return end
 	}
 	if r.dest != nil || r.stopAt != 0 || !e.reachAllowed(now, r) {
 		return now.Add(idleLook)
@@ -64,6 +59,20 @@ func (e *Engine) reaching(now time.Time, r *run) time.Time {
 		r.reachDue = time.Time{}
 	}
 	return now.Add(interval)
+}
+
+// attempt gives up the outstanding attempt after the interval; else it returns when.
+func (r *run) attempt(now time.Time, interval time.Duration) (end time.Time, open bool) {
+	a := r.reach.Open()
+	if a.TTL == 0 {
+		return end, false
+	}
+	if end = a.Sent.Add(interval); now.Before(end) {
+		return end, true
+	}
+	r.reach.Miss(r.crossed || r.dataOutAt.After(a.Sent.Add(-r.rtt())))
+	r.plan.Lost(a.TTL)
+	return end, false
 }
 
 // reachAllowed reports whether reaching probes are part of this trace now: the

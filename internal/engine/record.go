@@ -13,6 +13,9 @@ func (e *Engine) finish(now time.Time, r *run, stop trace.Stop) {
 	if r.index < 0 {
 		return
 	}
+	if e.cfg.Replay {
+		now, stop = e.ending(now, r, stop)
+	}
 	heap.Remove(&e.runs, r.index)
 	r.index = -1
 	dst := r.flow.Key.Dst
@@ -45,6 +48,10 @@ func (e *Engine) finish(now time.Time, r *run, stop trace.Stop) {
 	r.turn.vacate(now)
 	if again := r.watch.policy(r.at.service.Name).Retrace; again > 0 {
 		r.watch.retraceAt = earliest(r.watch.retraceAt, now.Add(again))
+	}
+	if e.cfg.Replay && (r.at.watch == nil || len(t.Hops) == 0) {
+		e.disown(t) // not selected after all, or none of its probes can be told from another
+		return
 	}
 	e.emit(r.watch, t)
 	if r.at.claimed {

@@ -33,6 +33,7 @@ type rig struct {
 	link       int                      // at which packets pass
 	copies     bool                     // the tap shows our own probes
 	fails      func(wire.TCPProbe) bool // which of them cannot be sent
+	log        []capture.Packet         // all that was captured
 }
 
 const rtt = 20 * time.Millisecond
@@ -74,6 +75,7 @@ func (r *rig) step(p *capture.Packet) {
 	}
 	for {
 		a := r.e.Step(r.now, batch)
+		r.log = append(r.log, batch...)
 		batch = nil
 		for _, out := range a.Probes {
 			b := append([]byte(nil), out.Packet...)

@@ -64,6 +64,11 @@ type run struct {
 
 	lastSeq uint32 // conntrack takes two equal segments in a row for a retransmission
 
+	// Of a replayed trace: when its newest probe left, and the first after a pause; how many
+	// were seen.
+	probedAt, resumedAt time.Time
+	seen                int
+
 	wake  time.Time
 	index int
 }
@@ -97,20 +102,24 @@ func (e *Engine) begin(now time.Time, f *flow.Flow, a *attachment) {
 	if a.near == nil {
 		a.near = &near{}
 	}
+	w := a.watch
+	if w == nil { // of a replayed flow of which that is not known yet
+		w = e.watches[0]
+	}
 	r := &run{
-		id: e.newID(), flow: f, at: a, watch: a.watch, params: a.policy().Params, near: a.near,
-		start: now, progressAt: now, before: f.LastSeen, index: -1, wake: now,
+		id: e.newID(), flow: f, at: a, watch: w, params: w.policy(a.service.Name).Params, near: a.near,
+		start: now, progressAt: now, probedAt: now, before: f.LastSeen, index: -1, wake: now,
 	}
 	r.fence = e.fence(now, f)
 	r.resetLeg(now)
 	r.syncAfter(now, e.lostAt)
-	if f.Key.Proto == trace.TCP {
+	if f.Key.Proto == trace.TCP && !e.cfg.Replay {
 		e.inquireScale(f, a)
 	}
 	a.run = r
-	a.watch.running++
-	r.turn = a.watch.occupy(now, a.policy(), f)
-	a.watch.begun = true
+	w.running++
+	r.turn = w.occupy(now, w.policy(a.service.Name), f)
+	w.begun = true
 	e.stats.Traces.Started++
 	heap.Push(&e.runs, r)
 	e.runsTo[f.Key.Dst] = append(e.runsTo[f.Key.Dst], r)
@@ -286,20 +295,33 @@ func (e *Engine) over(now time.Time, r *run) (trace.Stop, bool) {
 	if now.Sub(r.start) > hardLimit {
 		return trace.StopDeadline, true
 	}
-	if ttl, ok := r.reach.Done(!r.noisy); ok && r.dest == nil && r.stopAt != trace.StopBorder {
-		at, rtt := r.reach.Proof()
-		r.dest = &trace.Destination{TTL: ttl, RTT: rtt, By: trace.DestinationByAck}
-		r.near.distance = ttl
-		e.learnDistance(now, r.flow.Key.Dst.Addr(), ttl)
-		r.plan.SetBoundary(ttl)
-		r.plan.Recheck(ttl-1, at)
-	}
+	e.prove(now, r)
 	if !r.plan.Finished() {
 		if now.Sub(r.progressAt) > patience {
 			return outOfPatience(r), true
 		}
 		return 0, false
 	}
+	return e.conclusion(now, r)
+}
+
+// prove takes the destination for known once its answers say where it is.
+func (e *Engine) prove(now time.Time, r *run) {
+	ttl, ok := r.reach.Done(!r.noisy)
+	if !ok || r.dest != nil || r.stopAt == trace.StopBorder {
+		return
+	}
+	at, rtt := r.reach.Proof()
+	r.dest = &trace.Destination{TTL: ttl, RTT: rtt, By: trace.DestinationByAck}
+	r.near.distance = ttl
+	e.learnDistance(now, r.flow.Key.Dst.Addr(), ttl)
+	r.plan.SetBoundary(ttl)
+	r.plan.Recheck(ttl-1, at)
+}
+
+// conclusion is what a trace came to whose plan is finished; false while its destination
+// is looked for.
+func (e *Engine) conclusion(now time.Time, r *run) (trace.Stop, bool) {
 	switch {
 	case r.dest != nil:
 		return trace.StopDestination, true

@@ -93,6 +93,7 @@ type attachment struct {
 	// nil: not known. It was asked for at wondered; zero: never.
 	process  *trace.Process
 	wondered time.Time
+	newest   [2]print // of a replayed flow: its newest packet out and in
 }
 
 // policy is that of the flow's service. Some watch has the flow.
@@ -241,7 +242,7 @@ func (e *Engine) match(now time.Time, f *flow.Flow) *attachment {
 
 // ignore says once that a flow is not traced although it may be one of those wanted.
 func (e *Engine) ignore(now time.Time, f *flow.Flow, a *attachment, w *Watch) {
-	if !a.ignored && open(now, f) {
+	if !a.ignored && e.stands(now, f) {
 		a.ignored = true
 		e.emit(w, &trace.Flow{
 			Tuple: e.tuple(f), Time: now, Label: e.cfg.Label, Process: a.whose(), State: trace.FlowIgnored, Reason: trace.ReasonAmbiguous,

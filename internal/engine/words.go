@@ -23,6 +23,8 @@ const (
 	// this host opened and once those that it accepted, which anybody can begin: each
 	// holds hello.MaxStream at most, and most none.
 	maxWords = 4096
+	// maxExpected bounds those of whose words the time has not come, though they are gone.
+	maxExpected = 4 * maxWords
 
 	portDNS = 53
 )
@@ -162,7 +164,7 @@ func (e *Engine) listeners(byPeer bool) *int {
 // mayListen reports whether one more flow's first words may be read, and counts it.
 func (e *Engine) mayListen(byPeer bool) bool {
 	n := e.listeners(byPeer)
-	if *n >= maxWords {
+	if *n >= maxWords || len(e.expected) >= maxExpected {
 		e.stats.Services.Dropped++
 		return false
 	}

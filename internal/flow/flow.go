@@ -21,6 +21,8 @@ type Flow struct {
 
 	// Egress is where the flow's packets leave: what a probe must copy.
 	Egress Egress
+	// TTL is the highest with which a packet left; 0: none did.
+	TTL uint8
 
 	// Attachment is the engine's own; the table never looks at it.
 	Attachment any
@@ -124,6 +126,7 @@ func (f *Flow) observe(p *capture.Packet, ip *wire.Packet, s *wire.TCP, outgoing
 	var o Observation
 	before := f.TCP
 	if outgoing {
+		f.TTL = max(f.TTL, ip.TTL)
 		o = f.TCP.outgoing(p.Time, ip, s)
 		f.BytesOut += advance(before.HaveNxt, before.Nxt, f.TCP.Nxt, s)
 	} else {

@@ -86,6 +86,7 @@ func (f *Flow) datagram(p *capture.Packet, ip *wire.Packet, u *wire.UDP, outgoin
 	s.Streams = s.Streams || s.row >= streamRow
 	s.QUIC = s.QUIC || longHeader(u.Payload)
 	if outgoing {
+		f.TTL = max(f.TTL, ip.TTL)
 		s.PacketsOut++
 		f.BytesOut += uint64(u.PayloadLen)
 		s.Newest = Template{Time: p.Time, TOS: ip.TOS, FlowLabel: ip.FlowLabel, Valid: true}

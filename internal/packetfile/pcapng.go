@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math"
 	"math/bits"
+	"time"
 
 	"servicetraceroute/internal/capture"
 )
@@ -25,6 +26,7 @@ const (
 	ifTSOffset  = 14
 	epbFlags    = 2
 	epbDropped  = 4
+	isbEndTime  = 3
 	isbIfDrop   = 5
 	isbOSDrop   = 7
 	maxIfName   = 256
@@ -190,8 +192,14 @@ func ticks(resolution byte) uint64 {
 	return n
 }
 
-// stamp is the time of a timestamp at an interface.
+// stamp gives a packet its time.
 func (f *Reader) stamp(p *capture.Packet, i *Interface, high, low uint32) {
+	p.Time = i.timeOf(high, low)
+	f.latest = p.Time
+}
+
+// timeOf is the time of a timestamp at the interface.
+func (i *Interface) timeOf(high, low uint32) time.Time {
 	units := uint64(high)<<32 | uint64(low)
 	sec, nsec := int64(0), int64(0)
 	if i.ticks > 0 {
@@ -204,8 +212,7 @@ func (f *Reader) stamp(p *capture.Packet, i *Interface, high, low uint32) {
 	} else {
 		sec = math.MaxInt64 // beyond all years; sec is not negative, so there is no other end
 	}
-	p.Time = at(sec, nsec)
-	f.latest = p.Time
+	return at(sec, nsec)
 }
 
 // interfaceOf returns the interface that a block of this section refers to, nil for none.
@@ -307,8 +314,14 @@ func (f *Reader) simple(p *capture.Packet, body []byte) (bool, error) {
 // lost takes in interface statistics: an interface ID, a timestamp and options.
 func (f *Reader) lost(body []byte) {
 	f.options(body[min(len(body), 12):], func(code uint16, value []byte) {
-		if (code == isbIfDrop || code == isbOSDrop) && len(value) >= 8 {
+		switch {
+		case len(value) < 8:
+		case code == isbIfDrop || code == isbOSDrop:
 			f.counts.Lost += f.order.Uint64(value)
+		case code == isbEndTime:
+			if id := f.order.Uint32(body); id < uint32(len(f.section)) && f.section[id] != 0 {
+				f.until = f.interfaces[f.section[id]-1].timeOf(f.order.Uint32(value), f.order.Uint32(value[4:]))
+			}
 		}
 	})
 }

@@ -71,6 +71,7 @@ type Reader struct {
 	section    []int        // numbers of the section's interfaces, 0: too many
 	interfaces []*Interface // by number, from 1
 	latest     time.Time
+	until      time.Time
 	counts     Counts
 }
 
@@ -114,6 +115,20 @@ func (f *Reader) step() (p capture.Packet, ok bool, err error) {
 
 // Counts returns what was counted so far.
 func (f *Reader) Counts() Counts { return f.counts }
+
+// Format is "pcap" or "pcapng" once the first Next told it, else empty.
+func (f *Reader) Format() string {
+	switch {
+	case f.pcapng:
+		return "pcapng"
+	case f.order != nil:
+		return "pcap"
+	}
+	return ""
+}
+
+// Until is when the capture ended, as far as the file told so far; zero: it did not.
+func (f *Reader) Until() time.Time { return f.until }
 
 // Interface returns one by the number that packets have.
 func (f *Reader) Interface(number int) (Interface, bool) {

@@ -397,3 +397,25 @@ func TestNoAllocations(t *testing.T) {
 		t.Errorf("%v allocations a packet", n)
 	}
 }
+
+// When a capture ended is told by its statistics, at the interface's resolution.
+func TestUntil(t *testing.T) {
+	for name, order := range orders {
+		f := section(order)
+		f.iface(linkRaw, f.option(ifTSResol, []byte{3}))
+		f.enhanced(0, 5_000, ip4, len(ip4))
+		f.block(statistics, f.words(0, 0, 0), f.option(isbEndTime, join(f.words(0, 7_250))))
+		f.block(statistics, f.words(9, 0, 0), f.option(isbEndTime, join(f.words(0, 9_000)))) // of no interface
+		f.block(statistics, f.words(0, 0, 0), f.option(isbEndTime, []byte("short")))
+		packets, r := whole(t, f.b)
+		if len(packets) != 1 || !r.Until().Equal(time.UnixMilli(7_250)) || r.Format() != "pcapng" {
+			t.Errorf("%s: %v, %s", name, r.Until(), r.Format())
+		}
+	}
+	if _, r := whole(t, pcap(binary.LittleEndian, false, linkRaw).b); r.Format() != "pcap" || !r.Until().IsZero() {
+		t.Errorf("%v, %s", r.Until(), r.Format())
+	}
+	if _, r := whole(t, nil); r.Format() != "" {
+		t.Errorf("%s", r.Format())
+	}
+}

@@ -113,6 +113,22 @@ func (s *Selector) what(t trace.Tuple, k *Known) (trace.Service, Verdict) {
 	return why, v
 }
 
+// itself is the service of a flow that belongs to none: what its client names, else the
+// one name by which its destination was asked for, else the address.
+func itself(t trace.Tuple, k *Known) (trace.Service, Verdict) {
+	switch {
+	case k.Words.Name != "":
+		return trace.Service{Name: k.Words.Name, By: k.Words.By, Value: k.Words.Name}, Yes
+	case k.Words.Awaited:
+		return trace.Service{}, Listen
+	case len(k.Names) == 1:
+		name := k.Names[0].Asked()
+		return trace.Service{Name: name, By: trace.ByDNS, Value: name}, Yes
+	}
+	addr := t.Dst.Addr().String()
+	return trace.Service{Name: addr, By: trace.ByAddress, Value: addr}, Yes
+}
+
 func answer(s trace.Service, yes bool) (trace.Service, Verdict) {
 	if !yes {
 		return trace.Service{}, No

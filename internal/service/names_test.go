@@ -70,6 +70,13 @@ func TestMatchNames(t *testing.T) {
 			Known{Words: words("x.example")}, No, ""},
 		{"a name over another protocol", Selector{Offers: []Offer{{Name: "x", Domains: suffixes{"x.example"}, Protos: []trace.Proto{trace.UDP}}}},
 			Known{Words: words("x.example")}, No, ""},
+		{"anything: its words", Selector{All: true}, Known{Words: words("a.example"), Names: []names.Name{cdn}}, Yes, "a.example/sni/a.example"},
+		{"anything: words are awaited", Selector{All: true}, Known{Words: Words{Awaited: true}}, Listen, ""},
+		{"anything: its name", Selector{All: true}, Known{Names: []names.Name{cdn}}, Yes, "www.video.example/dns/www.video.example"},
+		{"anything: two names", Selector{All: true}, Known{Names: []names.Name{cdn, chain("bank.example")}}, Yes, "203.0.113.7/address/203.0.113.7"},
+		{"anything, of a service", Selector{All: true, Offers: two.Offers}, Known{Words: words("x.music.example")}, Yes, "music/sni/x.music.example"},
+		{"anything, unclear", Selector{All: true, Offers: two.Offers}, Known{Names: []names.Name{cdn, chain("music.example")}}, Yes, "203.0.113.7/address/203.0.113.7"},
+		{"anything, narrowed", Selector{All: true, IPv6Only: true}, Known{}, No, ""},
 		{"its words, not its owner", Selector{Domains: suffixes{"video.example"}, PIDs: []int{1}}, Known{Words: words("video.example")}, Wait, ""},
 	} {
 		got, v := test.s.Match(flow, &test.k)

@@ -47,14 +47,15 @@ type Run struct {
 	Tree    int    // else the process whose descendant it is
 }
 
-// Selector decides which flows are wanted. What: any Rule, Domains, Offer or Expr, or Flow.
-// All the other fields narrow; an empty one does not. Without any of the former those about
+// Selector decides which flows are wanted. What: any Rule, Domains, Offer or Expr, or Flow, or
+// All. All the other fields narrow; an empty one does not. Without any of the former those about
 // the flow's owner select by themselves.
 type Selector struct {
 	Rules      []Rule
 	Domains    Domains      // by name; nil: none
 	Offers     []Offer      // services
 	Exprs      []Expr       // for what none of the above selects
+	All        bool         // also what none of these selects, under its own name or address
 	Flow       *trace.Tuple // one flow, by its key on the wire; source port 0 and an invalid source match any
 	Ports      []PortRange
 	Protos     []trace.Proto
@@ -92,7 +93,7 @@ func (s *Selector) Match(t trace.Tuple, k *Known) (trace.Service, Verdict) {
 	if owned == No {
 		return trace.Service{}, No
 	}
-	if s.Flow == nil && len(s.Rules)+len(s.Offers)+len(s.Exprs) == 0 && s.Domains == nil {
+	if s.Flow == nil && len(s.Rules)+len(s.Offers)+len(s.Exprs) == 0 && s.Domains == nil && !s.All {
 		if !s.ByOwner() {
 			return trace.Service{}, No
 		}
@@ -105,6 +106,9 @@ func (s *Selector) Match(t trace.Tuple, k *Known) (trace.Service, Verdict) {
 		if by, w := s.expressed(t, k); w > v {
 			why, v = by, w
 		}
+	}
+	if s.All && v <= Unclear {
+		why, v = itself(t, k)
 	}
 	return why, min(v, owned)
 }

@@ -124,7 +124,7 @@ type UDPProbe = probe.UDPProbe
 // The policies. UDPAuto probes QUIC, which drops what it cannot decrypt, and streams;
 // UDPAlways also protocols of question and answer, such as DNS. Whatever the policy, no
 // probe goes where the destination might see it as far as its distance is known, and none
-// goes into a flow whose socket hears of ICMP errors (IP_RECVERR).
+// goes into a flow whose application would hear of it by ICMP errors (IP_RECVERR), see New.
 const (
 	UDPAuto   = probe.UDPAuto
 	UDPOff    = probe.UDPOff

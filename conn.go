@@ -42,8 +42,8 @@ const (
 // outside Linux: there the trace waits for traffic until ctx ends.
 //
 // A UDP flow is probed up to the fence only, short of the peer, after two exchanges, and
-// not at all when its socket hears of ICMP errors (IP_RECVERR). Params.UDPProbe need not
-// be UDPAlways for it: this flow was asked for.
+// not at all when its socket would hear of ICMP errors about probes, see New.
+// Params.UDPProbe need not be UDPAlways for it: this flow was asked for.
 //
 // When ctx ends the partial trace is returned, and no error. A connection that
 // either side has closed gives a trace that stopped as flow-closed; after this

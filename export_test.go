@@ -1,10 +1,27 @@
 package servicetraceroute
 
 import (
+	"encoding/binary"
+	"net/netip"
 	"time"
 
 	"servicetraceroute/internal/engine"
+	"servicetraceroute/internal/firewall"
+	"servicetraceroute/internal/wire"
 )
+
+// FillRule leaves no room for a probe more in the rule that drops ICMP errors about them.
+func (t *Tracer) FillRule() (err error) {
+	all := make([][]byte, firewall.Capacity)
+	for i := range all {
+		all[i] = (&wire.UDPProbe{
+			Src: netip.MustParseAddrPort("[::1]:1"), Dst: netip.MustParseAddrPort("[::1]:2"),
+			Payload: binary.BigEndian.AppendUint64([]byte{5}, uint64(i)),
+		}).AppendTo(nil)
+	}
+	_ = t.do(func(time.Time) { err = t.rule.rule.Add(all...) })
+	return err
+}
 
 // Held is what the engine holds now.
 type Held = engine.Held

@@ -83,8 +83,13 @@ func (t *Tracer) read(deadline time.Time) ([]Packet, error) {
 // step runs the engine and sends what it wants sent.
 func (t *Tracer) step(now time.Time, batch []Packet) time.Time {
 	actions := t.engine.Step(now, batch)
+	known := t.rule.add(actions.Probes)
 	for _, p := range actions.Probes {
-		if err := t.sink.Send(p.Packet, p.Interface, p.NextHop); err != nil {
+		err := known
+		if err == nil || !p.DropErrors {
+			err = t.sink.Send(p.Packet, p.Interface, p.NextHop)
+		}
+		if err != nil {
 			t.engine.Failed(now, p, failure(err))
 			t.log.Debug("probe not sent", "err", err)
 		}
@@ -177,6 +182,7 @@ func (t *Tracer) deliver(now time.Time) {
 func (t *Tracer) stats(now time.Time) *trace.Stats {
 	s := t.engine.Stats(now)
 	s.Owners = t.ownerStats()
+	s.Replies.Withheld = t.rule.dropped()
 	s.Backend, s.Reason = "afpacket", "the only back end of this version"
 	if t.cfg.Source != nil {
 		s.Backend, s.Reason = "source", "given by the caller"
@@ -214,6 +220,7 @@ func (t *Tracer) shut(err error) {
 	if t.sink != nil {
 		closing = append(closing, t.sink.Close())
 	}
+	closing = append(closing, t.rule.close(t.engine.AnswersUntil()))
 	t.err = errors.Join(closing...)
 	t.closePcap()
 }

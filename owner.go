@@ -79,18 +79,23 @@ func (t *Tracer) tellScales() {
 	}
 }
 
-// tellHearings answers whether UDP flows' sockets hear of ICMP errors. One that cannot be
-// asked might: a forwarded flow's, or one in another network namespace.
+// tellHearings answers what UDP flows' sockets hear of ICMP errors. One that cannot be
+// asked might hear all: a forwarded flow's, or one in another network namespace.
 func (t *Tracer) tellHearings(now time.Time) {
 	for _, q := range t.engine.Hearings() {
-		hears := true
+		what := engine.HearsErrors
 		if t.sockets != nil {
-			var err error
-			if hears, err = t.sockets.HearsErrors(q.Key, q.Interface); err != nil {
+			hears, err := t.sockets.HearsErrors(q.Key, q.Interface)
+			switch {
+			case err != nil:
 				t.log.Debug("whether a socket hears of errors is not known", "err", err)
+			case !hears:
+				what = engine.HearsNothing
+			case t.rule.ready():
+				what = engine.HearsOthers
 			}
 		}
-		t.engine.Hears(now, q.Key, hears)
+		t.engine.Hears(now, q.Key, what)
 	}
 }
 

@@ -43,6 +43,7 @@ type Tracer struct {
 	batch   []Packet       // of such packets
 	engine  *engine.Engine
 	watches map[*engine.Watch]*subscription
+	rule    *dropRule
 	minute  time.Time
 	pcap    *evidence.Writer // nil: none is kept
 	pcapErr error            // of writing it, valid after done
@@ -54,6 +55,13 @@ type Tracer struct {
 // flows that begin from now on are known from their handshake. Privileges may be
 // dropped as soon as it returned, except those that Config.Processes names. The caller
 // must Close it.
+//
+// A UDP flow whose socket hears of ICMP errors (IP_RECVERR), or over IPv6 may (the kernel
+// does not tell), is probed only where those about probes can be dropped first. For such flows
+// a Tracer with CAP_NET_ADMIN puts a rule of its own into the network namespace's nf_tables
+// when the first one appears. The rule is gone after Close, and when the process dies. Without
+// the capability, also when it is dropped later, these flows are refused
+// (trace.ReasonRecvErr), and the Logger is told once.
 //
 // Errors match os.ErrPermission when the process may not open packet sockets and
 // errors.ErrUnsupported where this system cannot capture.
@@ -98,6 +106,7 @@ func open(cfg Config) (*Tracer, error) {
 		return nil, err
 	}
 	t.openSockets()
+	t.rule = openRule(cfg)
 	now := time.Now()
 	t.engine, t.minute = engine.New(now, ec), now
 	t.openPcap()
@@ -107,7 +116,8 @@ func open(cfg Config) (*Tracer, error) {
 // Close stops all traces, joins every goroutine and closes the sockets, or the
 // Config's Source and Sink. Watches that run end with what they found. It returns
 // what ended the Tracer before, if anything did, and errors of closing and of
-// Config.Pcap; calling it again returns the same.
+// Config.Pcap; calling it again returns the same. Where applications must not hear of
+// answers that may be under way it takes up to a second.
 func (t *Tracer) Close() error {
 	t.once.Do(func() {
 		close(t.closing)

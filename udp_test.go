@@ -4,14 +4,20 @@ package servicetraceroute_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
 	"servicetraceroute"
+	"servicetraceroute/internal/lab"
 	"servicetraceroute/internal/lab/observe"
 	"servicetraceroute/internal/lab/peer"
 	"servicetraceroute/internal/scenario"
@@ -132,36 +138,271 @@ func TestUDPPaths(t *testing.T) {
 	}
 }
 
-// A socket that hears of ICMP errors is left alone, also when it is not connected.
+// A socket that hears of ICMP errors, also one that is not connected, hears of none about
+// a probe. What its flow's path is is found like that of others.
 func TestUDPRecvErr(t *testing.T) {
-	f := newUDPField(t, openLadder(2))
+	const stages, clients = 2, 2 // five routers, the server is the sixth hop
+	f := newUDPField(t, openLadder(stages))
 	for _, unconnected := range []bool{false, true} {
 		for _, ipv6 := range []bool{false, true} {
 			before, err := peer.ReadCounters(t.Context(), f.lab.Node("server"))
 			if err != nil {
 				t.Fatal(err)
 			}
+			withheld := f.tracer.Stats().Replies.Withheld
 			stop := f.watch(servicetraceroute.Selection{
 				Protos: []trace.Proto{trace.UDP}, Params: servicetraceroute.Params{UDPProbe: servicetraceroute.UDPAlways},
 			})
 			all := f.ask(peer.ExchangeConfig{
-				Count: 20, Size: 200, Every: 50 * time.Millisecond, Unconnected: unconnected, Socket: peer.Socket{RecvErr: true},
-			}, ipv6, 2)
-			got := of(stop(), all)
+				Count: 25, Size: 200, Every: 50 * time.Millisecond, Unconnected: unconnected, Socket: peer.Socket{RecvErr: true},
+			}, ipv6, clients)
+			found := stop()
+			got := of(found, all)
+			v := f.judge(f.truth(), got.traces)
+			t.Log(v)
 			f.undisturbed(all, before)
 			for _, tr := range got.traces {
-				if tr.Stop != trace.StopRefused || tr.Reason != trace.ReasonRecvErr {
+				if tr.Stop != trace.StopFence || len(tr.Hops) != 2*stages {
 					t.Errorf("%v %v", tr.Reason, describe(tr))
 				}
-			}
-			if len(got.traces) != 2 {
-				t.Errorf("%d traces", len(got.traces))
-			}
-			truth := f.truth()
-			for _, x := range all {
-				if sent := truth.Sent(observe.Flow{Proto: 17, Src: x.Local, Dst: x.Remote}, 40); x.Local.Addr().IsValid() && !x.Local.Addr().IsUnspecified() && len(sent) > 0 {
-					t.Errorf("%d probes of %v", len(sent), x.Local)
+				for _, h := range tr.Hops {
+					if len(h.Replies) == 0 {
+						t.Errorf("TTL %d is silent: %s", h.TTL, describe(tr))
+					}
 				}
+			}
+			if n := found.stats.Replies.Withheld - withheld; len(got.traces) != clients || n < uint64(v.hops) {
+				t.Errorf("%d traces, %d errors withheld, %d hops answered", len(got.traces), n, v.hops)
+			}
+		}
+	}
+	if n := dropRules(t, f.lab.Node("client")); n != 1 {
+		t.Errorf("%d rules of one tracer", n)
+	}
+	if err := f.tracer.Close(); err != nil {
+		t.Error(err)
+	}
+	if n := dropRules(t, f.lab.Node("client")); n != 0 {
+		t.Errorf("%d rules are left after Close", n)
+	}
+}
+
+// dropRules counts the tables that hold our rules.
+func dropRules(t *testing.T, n *lab.Node) (rules int) {
+	t.Helper()
+	err := n.Do(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		tables, err := c.ListTables()
+		for _, table := range tables {
+			if strings.HasPrefix(table.Name, "service_traceroute_") {
+				rules++
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rules
+}
+
+// hearing makes a connected socket hear of ICMP errors.
+func hearing(t *testing.T, conn *net.UDPConn, ipv6 bool) {
+	t.Helper()
+	if err := socketOption(conn, ipv6, unix.IP_RECVERR, unix.IPV6_RECVERR, 1); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// socketOption sets an option of a socket, of IPv4 or of IPv6.
+func socketOption(conn *net.UDPConn, ipv6 bool, v4, v6, value int) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	set := error(nil)
+	err = raw.Control(func(fd uintptr) {
+		if ipv6 {
+			set = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, v6, value)
+		} else {
+			set = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, v4, value)
+		}
+	})
+	return errors.Join(err, set)
+}
+
+// While its flow is traced, an application hears of errors about its own datagrams, also
+// when these are as long as probes, and of no other.
+func TestUDPRecvErrGenuine(t *testing.T) {
+	f := newUDPField(t, openLadder(2))
+	for _, ipv6 := range []bool{false, true} {
+		server := net.UDPAddrFromAddrPort(netip.AddrPortFrom(f.lab.Node("server").Addr(ipv6), 4433))
+		var conn *net.UDPConn
+		if err := f.lab.Node("client").Do(func() (err error) { conn, err = net.DialUDP("udp", nil, server); return err }); err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		hearing(t, conn, ipv6)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		traced := make(chan *trace.Trace, 1)
+		go func() {
+			tr, err := f.tracer.TraceConn(ctx, conn)
+			if err != nil {
+				t.Error(err)
+			}
+			traced <- tr
+		}()
+		heard := 0
+		exchange := func(ttl int) {
+			if err := socketOption(conn, ipv6, unix.IP_TTL, unix.IPV6_UNICAST_HOPS, ttl); err != nil {
+				t.Error(err)
+			}
+			b := make([]byte, 9)
+			_, sent := conn.Write(b)
+			_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+			_, err := conn.Read(b)
+			for _, err := range []error{sent, err} {
+				if errors.Is(err, unix.EHOSTUNREACH) {
+					heard++
+				} else if err != nil && ttl == 64 {
+					t.Errorf("the application got %v", err)
+				}
+			}
+		}
+		var tr *trace.Trace
+		for tr == nil {
+			exchange(64)
+			select {
+			case tr = <-traced:
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+		exchange(64)
+		if tr.Stop != trace.StopFence || len(tr.Hops) != 4 || heard > 0 {
+			t.Errorf("heard of %d errors: %s", heard, describe(tr))
+		}
+		for range 2 { // the second time while the trace is long over
+			exchange(2)
+		}
+		if heard != 2 {
+			t.Errorf("the application heard of %d errors about 2 datagrams of its own", heard)
+		}
+	}
+}
+
+// A probe that the rule does not know does not leave.
+func TestUDPRecvErrRuleFull(t *testing.T) {
+	f := newUDPField(t, openLadder(2))
+	if err := f.tracer.FillRule(); err != nil {
+		t.Fatal(err)
+	}
+	before, err := peer.ReadCounters(t.Context(), f.lab.Node("server"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := f.watch(servicetraceroute.Selection{
+		Protos: []trace.Proto{trace.UDP}, Params: servicetraceroute.Params{UDPProbe: servicetraceroute.UDPAlways},
+	})
+	all := f.ask(peer.ExchangeConfig{Count: 20, Size: 200, Every: 50 * time.Millisecond, Socket: peer.Socket{RecvErr: true}}, false, 1)
+	got := stop()
+	f.undisturbed(all, before)
+	if s := got.stats.Probes; s.Sent != 0 || s.Failed == 0 || len(got.traces) != 1 || len(f.truth().Sent(observe.Flow{Proto: 17, Src: all[0].Local, Dst: all[0].Remote}, 40)) > 0 {
+		t.Errorf("%+v, %v", s, got.traces)
+	}
+}
+
+// Answers that are under way when a tracer is closed do not reach the application either.
+func TestUDPRecvErrClose(t *testing.T) {
+	n := scenario.Network{Name: "far", Nodes: []scenario.Node{
+		{Name: "client", Kind: scenario.Host}, {Name: "r1", Kind: scenario.Router}, {Name: "r2", Kind: scenario.Router},
+		{Name: "r3", Kind: scenario.Router}, {Name: "server", Kind: scenario.Host},
+	}}
+	for i := range len(n.Nodes) - 1 {
+		n.Links = append(n.Links, scenario.Link{A: n.Nodes[i].Name, B: n.Nodes[i+1].Name})
+	}
+	n.Links[0].Delay = 100 * time.Millisecond
+	f := newUDPField(t, n)
+	server := net.UDPAddrFromAddrPort(netip.AddrPortFrom(f.lab.Node("server").Addr(false), 4433))
+	var conn *net.UDPConn
+	if err := f.lab.Node("client").Do(func() (err error) { conn, err = net.DialUDP("udp", nil, server); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	hearing(t, conn, false)
+	traced := make(chan struct{})
+	go func() {
+		defer close(traced)
+		if _, err := f.tracer.TraceConn(t.Context(), conn); err != nil {
+			t.Error(err)
+		}
+	}()
+	exchange := func() {
+		b := make([]byte, 100)
+		_, sent := conn.Write(b)
+		_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := conn.Read(b); err != nil || sent != nil {
+			t.Errorf("the application got %v, %v", sent, err)
+		}
+	}
+	for sent := uint64(0); sent == 0; sent = f.tracer.Stats().Probes.Sent {
+		exchange()
+		time.Sleep(20 * time.Millisecond) // a probe follows an answer at once
+	}
+	if err := f.tracer.Close(); err != nil {
+		t.Error(err)
+	}
+	<-traced
+	for range 3 {
+		exchange()
+	}
+	if n := dropRules(t, f.lab.Node("client")); n != 0 {
+		t.Errorf("%d rules are left", n)
+	}
+}
+
+// A gateway's tracer hides the errors about its probes from the hosts behind it: they are
+// dropped before they could be translated and forwarded.
+func TestUDPBehindGateway(t *testing.T) {
+	n := scenario.Network{Name: "gateway", Nodes: []scenario.Node{
+		{Name: "lan", Kind: scenario.Host}, {Name: "client", Kind: scenario.Router, NAT: &scenario.NAT{Outside: "client-r1", IPv6: true}},
+		{Name: "r1", Kind: scenario.Router}, {Name: "r2", Kind: scenario.Router}, {Name: "r3", Kind: scenario.Router},
+		{Name: "server", Kind: scenario.Host},
+	}}
+	for i := range len(n.Nodes) - 1 {
+		n.Links = append(n.Links, scenario.Link{A: n.Nodes[i].Name, B: n.Nodes[i+1].Name})
+	}
+	f := newUDPField(t, n)
+	for _, ipv6 := range []bool{false, true} {
+		withheld := f.tracer.Stats().Replies.Withheld
+		stop := f.watch(servicetraceroute.Selection{
+			Protos: []trace.Proto{trace.UDP}, Params: servicetraceroute.Params{UDPProbe: servicetraceroute.UDPAlways},
+		})
+		x, err := peer.RunExchange(t.Context(), f.lab.Node("lan"), peer.ExchangeConfig{
+			Server: netip.AddrPortFrom(f.lab.Node("server").Addr(ipv6), 4433), Count: 30, Size: 200, Every: 50 * time.Millisecond,
+			Socket: peer.Socket{RecvErr: true},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x.Answered != x.Sent || x.RecvErrorCount+x.SendErrorCount > 0 {
+			t.Errorf("%d of %d answered, errors %v %v", x.Answered, x.Sent, x.SendErrors, x.RecvErrors)
+		}
+		got := stop()
+		got.traces = slices.DeleteFunc(got.traces, func(tr *trace.Trace) bool { return tr.Flow.Dst.Addr().Is6() != ipv6 })
+		if len(got.traces) != 1 || got.traces[0].Stop != trace.StopFence || len(got.traces[0].Hops) != 2 {
+			t.Fatal(got.traces)
+		}
+		if n := got.stats.Replies.Withheld - withheld; n == 0 {
+			t.Error("no error was withheld")
+		}
+		t.Log(f.judge(f.truth(), got.traces))
+		for _, h := range got.traces[0].Hops {
+			if len(h.Replies) == 0 {
+				t.Errorf("TTL %d is silent: %s", h.TTL, describe(got.traces[0]))
 			}
 		}
 	}

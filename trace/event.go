@@ -145,6 +145,8 @@ type ReplyStats struct {
 	Unmatched uint64 `json:"unmatched"`
 	Late      uint64 `json:"late"`
 	Duplicate uint64 `json:"duplicate"`
+	// Withheld are those that were dropped before an application heard of them.
+	Withheld uint64 `json:"withheld,omitempty"`
 }
 
 // ServiceStats count names taken from the wire.

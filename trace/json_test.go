@@ -53,7 +53,7 @@ func samples() []Event {
 			Time: at, Uptime: time.Minute, Backend: "afpacket", Reason: "r", Packets: PacketStats{1, 2, 3},
 			Flows: FlowStats{4, 5, 6}, Traces: TraceStats{7, 8, map[Stop]uint64{StopDestination: 8}},
 			Records: &RecordStats{18},
-			Probes:  ProbeStats{9, 10, 11, 12, 13, 19}, Replies: ReplyStats{14, 15, 16, 17},
+			Probes:  ProbeStats{9, 10, 11, 12, 13, 19}, Replies: ReplyStats{14, 15, 16, 17, 20},
 		},
 	}
 }

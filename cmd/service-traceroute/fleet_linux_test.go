@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
+	"os"
 	"os/exec"
 	"runtime"
 	"sync"
@@ -42,11 +44,15 @@ func inhabited(t *testing.T) (n *nstest.NS, name string, leave func()) {
 	return n, fmt.Sprintf("net:[%d]", ns.ID.Inode), leave
 }
 
-// connection is a flow of some seconds from a to 198.18.77.2 in b.
+// distant is the address of this process's flows: all namespaces of the machine are
+// watched, also those of a test that runs beside this one.
+var distant = netip.AddrFrom4([4]byte{198, 19, byte(os.Getpid() >> 6), byte(os.Getpid()<<2) | 2})
+
+// connection is a flow of some seconds from a to distant in b.
 func connection(t *testing.T, a, b *nstest.NS) {
 	t.Helper()
-	nstest.Veth(t, nstest.End{NS: a, Name: "eth0", Addrs: []string{"198.18.77.1/24"}}, nstest.End{NS: b, Name: "eth0", Addrs: []string{"198.18.77.2/24"}})
-	at := &net.TCPAddr{IP: net.IPv4(198, 18, 77, 2), Port: 443}
+	nstest.Veth(t, nstest.End{NS: a, Name: "eth0", Addrs: []string{distant.Prev().String() + "/30"}}, nstest.End{NS: b, Name: "eth0", Addrs: []string{distant.String() + "/30"}})
+	at := net.TCPAddrFromAddrPort(netip.AddrPortFrom(distant, 443))
 	var l net.Listener
 	b.Must(t, func() (err error) { l, err = net.ListenTCP("tcp4", at); return err })
 	t.Cleanup(func() { l.Close() })
@@ -91,7 +97,7 @@ func TestFleet(t *testing.T) {
 	var laterName string
 	var last *trace.Stats
 	found := map[string]int{}
-	for ev, err := range f.Watch(ctx, servicetraceroute.Selection{Hosts: []string{"198.18.77.2"}}) {
+	for ev, err := range f.Watch(ctx, servicetraceroute.Selection{Hosts: []string{distant.String()}}) {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -66,6 +67,18 @@ func seeing(depends bool) []privilege.Capability {
 // host's own flows; none where it cannot translate any.
 func translations() []privilege.Capability {
 	if !owner.Tracking() {
+		return nil
+	}
+	return []privilege.Capability{privilege.NetAdmin}
+}
+
+// dropping is the capability with which ICMP errors about probes are dropped where an
+// application might hear of them, as every UDP socket may over IPv6; none where no UDP
+// flow is probed.
+func (f *traceFlags) dropping() []privilege.Capability {
+	udp := len(f.protos) == 0 || slices.Contains(f.protos, "udp")
+	own := func(p ownPolicy) bool { return p.policy.Params.UDPProbe != servicetraceroute.UDPOff }
+	if !udp || f.udpProbe == "off" && !slices.ContainsFunc(f.own, own) || f.noProbe {
 		return nil
 	}
 	return []privilege.Capability{privilege.NetAdmin}

@@ -108,7 +108,7 @@ func (f *runFlags) run(ctx context.Context, args []string, stdout, stderr io.Wri
 		return interrupted(ctx, err)
 	}
 	s := &session{
-		tracer: tracer, sel: sel, w: w, hold: f.file == "", done: done, later: later, stderr: stderr,
+		tracer: tracer, sel: sel, w: w, hold: f.file == "", done: done, later: later, stderr: stderr, needed: f.dropping(),
 		command: child.Command{Path: path, Argv: args, User: user},
 	}
 	return s.run(ctx)

@@ -40,6 +40,7 @@ type session struct {
 	later   *held
 	stderr  io.Writer
 	command child.Command
+	needed  []privilege.Capability // beside what tells whose flows are
 
 	group   *child.Group
 	process *child.Process
@@ -163,16 +164,17 @@ func (s *session) shed() (err error) {
 
 // keep are the capabilities that are needed to see which of the command's
 // processes has a socket open (none where it runs as the user who we become), and
-// what its socket calls a flow that is translated.
+// what its socket calls a flow that is translated; and what else is needed.
 func (s *session) keep() []privilege.Capability {
+	keep := append(translations(), s.needed...)
 	uid, _, under := privilege.Invoker()
 	if u := s.command.User; u != nil && under && int(u.UID) == uid {
-		return translations()
+		return keep
 	}
 	if os.Geteuid() != 0 {
-		return translations()
+		return keep
 	}
-	return append(translations(), privilege.SysPtrace, privilege.DACReadSearch)
+	return append(keep, privilege.SysPtrace, privilege.DACReadSearch)
 }
 
 // forTidying are the capabilities that removing the control group takes.

@@ -92,7 +92,7 @@ func (f *traceFlags) run(ctx context.Context, stdout, stderr io.Writer) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	keep := append(f.needs(), seeing(cfg.Processes)...)
+	keep := append(append(f.needs(), f.dropping()...), seeing(cfg.Processes)...)
 	if err := privilege.Drop(keep...); err != nil {
 		return failed(err, "")
 	}

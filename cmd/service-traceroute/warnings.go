@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 
+	"servicetraceroute"
 	"servicetraceroute/internal/output"
 )
 
@@ -28,6 +29,9 @@ func (h warnings) Handle(_ context.Context, r slog.Record) error {
 		line += " (" + strings.Join(details, ": ") + ")"
 	}
 	_, err := fmt.Fprintln(h.w, line)
+	if strings.HasPrefix(r.Message, servicetraceroute.WarnErrorsHeard) && err == nil {
+		_, err = fmt.Fprintln(h.w, "hint: run as root, or setcap cap_net_raw,cap_net_admin+ep FILE; --proto tcp asks for no UDP flows")
+	}
 	return err
 }
 

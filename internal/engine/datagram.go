@@ -28,14 +28,17 @@ const (
 	maxDistances   = 4096
 )
 
-// hearing is whether the socket of a UDP flow hears of ICMP errors.
-type hearing uint8
+// Hearing is what the socket of a UDP flow hears of ICMP errors.
+type Hearing uint8
 
+// What it may hear: nothing; all of them; all but those about our probes, which a rule
+// drops that knows each probe before it leaves (Probe.DropErrors). The zero value is not
+// known.
 const (
-	hearingUnknown hearing = iota
+	HearsNothing Hearing = iota + 1
+	HearsErrors
+	HearsOthers
 	hearingAsked
-	hearsNot
-	hears
 )
 
 // datagram takes in one UDP datagram: a copy of a probe of ours, or a packet of a flow.
@@ -100,7 +103,7 @@ func (e *Engine) udpRefusal(f *flow.Flow, a *attachment) trace.Reason {
 		return trace.ReasonUDPOff
 	case mode != probe.UDPAlways && !f.UDP.Harmless():
 		return trace.ReasonProtocol
-	case a.hearing == hears:
+	case a.hearing == HearsErrors:
 		return trace.ReasonRecvErr
 	}
 	return 0
@@ -116,7 +119,7 @@ func mute(now time.Time, f *flow.Flow) bool {
 // inquireHearing asks once whether the flow's socket hears of ICMP errors; false while
 // that is not known.
 func (e *Engine) inquireHearing(f *flow.Flow, a *attachment) bool {
-	if a.hearing == hearingUnknown {
+	if a.hearing == 0 {
 		a.hearing = hearingAsked
 		e.hearings = append(e.hearings, Question{f.Key, f.Egress.Interface})
 	}
@@ -132,20 +135,46 @@ func (e *Engine) Hearings() []Question {
 	return out
 }
 
-// Hears tells whether the socket of a UDP flow hears of the ICMP errors about it. A
-// socket that is not to be found counts as one that does.
-func (e *Engine) Hears(now time.Time, k trace.FlowKey, yes bool) {
+// Hears tells what the socket of a UDP flow hears of the ICMP errors about it. One that
+// is not to be found counts as one that hears all of them.
+func (e *Engine) Hears(now time.Time, k trace.FlowKey, what Hearing) {
 	f := e.table.Get(k)
 	if f == nil {
 		return
 	}
 	if a, ok := f.Attachment.(*attachment); ok && a.hearing == hearingAsked {
-		a.hearing = hearsNot
-		if yes {
-			a.hearing = hears
-		}
+		a.hearing = what
 		e.consider(now, f)
 	}
+}
+
+// heardAnyway ends a trace whose probes' errors are dropped, when one comes that may be
+// about a probe and yet is none that the rule knows: its quote ends before the payload and
+// was changed on its way. The application has heard of it, and would of the next one.
+func (e *Engine) heardAnyway(r *run, reply probe.Reply) {
+	q := &reply.Quote
+	if r.at.hearing == HearsOthers && int(q.UDPLen) == 8+probe.PayloadLen && q.UDPHeadLen < probe.PayloadLen {
+		r.at.hearing = HearsErrors
+		e.finish(reply.At, r, trace.StopRefused)
+	}
+}
+
+// longestAnswer bounds how long an answer is under way.
+const longestAnswer = time.Second
+
+// AnswersUntil is until when errors may come that have to be dropped (Probe.DropErrors): a
+// while longer than the flows' round trips. It is zero when all probes were answered.
+func (e *Engine) AnswersUntil() (until time.Time) {
+	for s := range e.sent.Each {
+		r, ok := s.Owner.(*run)
+		if !ok || s.Answered || r.at.hearing != HearsOthers {
+			continue
+		}
+		if at := s.At.Add(min(2*r.rtt()+longestAnswer/10, longestAnswer)); at.After(until) {
+			until = at
+		}
+	}
+	return until
 }
 
 // fence is the highest TTL that the destination certainly does not see, as far as its own

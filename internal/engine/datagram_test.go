@@ -67,8 +67,16 @@ func (r udpRig) quic() {
 }
 
 func (r udpRig) hears(yes bool) {
+	what := HearsNothing
+	if yes {
+		what = HearsErrors
+	}
+	r.hearsWhat(what)
+}
+
+func (r udpRig) hearsWhat(what Hearing) {
 	for _, q := range r.e.Hearings() {
-		r.e.Hears(r.now, q.Key, yes)
+		r.e.Hears(r.now, q.Key, what)
 	}
 	r.step(nil)
 }
@@ -259,5 +267,83 @@ func TestUDPIdle(t *testing.T) {
 	r.after(70 * time.Second)
 	if all := r.traces(); len(all) != 1 || all[0].Stop != trace.StopFlowIdle && all[0].Stop != trace.StopRateLimited {
 		t.Errorf("%+v", all)
+	}
+}
+
+// Where a rule can drop the errors about probes before the application hears of them, the
+// flow is traced, and every probe says that it needs the rule; elsewhere none does.
+func TestUDPDropErrors(t *testing.T) {
+	for _, what := range []Hearing{HearsNothing, HearsOthers} {
+		r := newUDPRig(t, false, 9)
+		r.quic()
+		r.hearsWhat(what)
+		for range 40 {
+			r.routers(9)
+			r.after(50 * time.Millisecond)
+		}
+		want := 0
+		if what == HearsOthers {
+			want = len(r.probes)
+		}
+		if all := r.traces(); len(all) != 1 || all[0].Stop != trace.StopFence || len(all[0].Hops) != 7 || r.guarded != want {
+			t.Errorf("%d of %d probes, %+v", r.guarded, len(r.probes), all)
+		}
+		if until := r.e.AnswersUntil(); !until.IsZero() {
+			t.Errorf("more answers until %v", until)
+		}
+	}
+}
+
+// Answers that have to be dropped are awaited for a while longer than the round trip.
+func TestUDPAnswersUntil(t *testing.T) {
+	for _, what := range []Hearing{HearsNothing, HearsOthers} {
+		r := newUDPRig(t, false, 9)
+		r.quic()
+		r.hearsWhat(what)
+		if len(r.probes) == 0 {
+			t.Fatal("nothing was probed")
+		}
+		var want time.Time
+		if what == HearsOthers {
+			want = r.now.Add(2*rtt + 100*time.Millisecond)
+		}
+		if until := r.e.AnswersUntil(); !until.Equal(want) {
+			t.Errorf("%v, want %v", until, want)
+		}
+	}
+}
+
+// An error about a probe that no rule knows any more, because the path changed what little it
+// quotes, came to the application: the trace ends, and there is no other one.
+func TestUDPHeardAnyway(t *testing.T) {
+	for name, test := range map[string]struct {
+		what  Hearing
+		quote func(b []byte) []byte
+		ends  bool
+	}{
+		"nobody hears":           {HearsNothing, func(b []byte) []byte { b[5]++; return b[:28] }, false},
+		"another identification": {HearsOthers, func(b []byte) []byte { b[5]++; return b[:28] }, true},
+		"another checksum":       {HearsOthers, func(b []byte) []byte { b[27]++; return b[:28] }, true},
+		"as it was sent":         {HearsOthers, func(b []byte) []byte { return b[:28] }, false},
+		"its payload tells":      {HearsOthers, func(b []byte) []byte { b[5]++; return b }, false},
+		"another payload":        {HearsOthers, func(b []byte) []byte { b[30]++; b[5]++; return b }, false}, // the application's
+	} {
+		r := newUDPRig(t, false, 9)
+		r.w.Every = time.Millisecond
+		r.quic()
+		r.hearsWhat(test.what)
+		r.after(10 * time.Millisecond)
+		if len(r.packets) == 0 {
+			t.Fatal("nothing was probed")
+		}
+		r.timeExceeded(1, test.quote(append([]byte(nil), r.packets[0]...)))
+		sent := len(r.probes)
+		r.talk(2, 60, 1200)
+		r.after(time.Second)
+		all := r.traces()
+		ended := len(all) == 1 && all[0].Stop == trace.StopRefused && all[0].Reason == trace.ReasonRecvErr && len(r.probes) == sent
+		if ended != test.ends || !test.ends && len(all) > 0 {
+			t.Errorf("%s: %d probes more, %+v", name, len(r.probes)-sent, all)
+		}
 	}
 }

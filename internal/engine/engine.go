@@ -52,7 +52,10 @@ type Probe struct {
 	Packet    []byte
 	Interface int
 	NextHop   capture.HardwareAddr
-	sent      *probe.Sent
+	// DropErrors: an application would hear of the ICMP errors about it. They have to
+	// be dropped where packets come in, from before it is sent; else it must not be.
+	DropErrors bool
+	sent       *probe.Sent
 }
 
 // Record is an event for one watch.

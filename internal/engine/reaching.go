@@ -53,7 +53,7 @@ func (e *Engine) reaching(now time.Time, r *run) time.Time {
 	}
 	if e.send(now, r, ttl, bucket, place, true) {
 		// The spread keeps probes from meeting an application's own rhythm each time.
-		r.lastReachAt, r.crossed = now, false
+		r.lastReachAt, r.crossed, r.spent = now, false, now.Before(r.answerable())
 		r.near.reachedAt = now
 		r.near.spread = time.Duration(e.rng.Int64N(int64(reachSpread)))
 		r.reachDue = time.Time{}
@@ -69,6 +69,9 @@ func (r *run) attempt(now time.Time, interval time.Duration) (end time.Time, ope
 	}
 	if end = a.Sent.Add(interval); now.Before(end) {
 		return end, true
+	}
+	if r.spent {
+		r.reach.Void()
 	}
 	r.reach.Miss(r.crossed || r.dataOutAt.After(a.Sent.Add(-r.rtt())))
 	r.plan.Lost(a.TTL)
@@ -125,8 +128,15 @@ func (e *Engine) reachGate(now time.Time, r *run) time.Time {
 	if r.reachDue.IsZero() {
 		r.reachDue = now
 	}
+	if at := r.answerable(); now.Before(at) && now.Before(r.reachDue.Add(spentWait)) {
+		return at
+	}
 	if quiet := r.dataOutAt.Add(rtt); now.Before(quiet) && now.Before(r.reachDue.Add(quietWait)) {
 		return quiet
 	}
 	return now
 }
+
+// answerable is when the peer answers what is old again: Linux does so once in 500 ms
+// and socket, and a keepalive asks for the same answer as a probe.
+func (r *run) answerable() time.Time { return r.flow.TCP.OldOut.Add(probe.ReachingInterval) }

@@ -26,6 +26,9 @@ func (e *Engine) finish(now time.Time, r *run, stop trace.Stop) {
 	t := r.record(now, stop)
 	if stop == trace.StopRefused {
 		t.Reason = trace.ReasonNoState
+		if r.at.hearing == HearsErrors {
+			t.Reason = trace.ReasonRecvErr
+		}
 	}
 	t.Label, t.Flow = e.cfg.Label, e.tuple(r.flow)
 	e.stats.Traces.Done++

@@ -56,6 +56,7 @@ func (e *Engine) doubtful(t *run, r probe.Reply) {
 	if t.udp() {
 		e.stats.Replies.Unmatched++
 		e.noteUnmatched(r.Serial)
+		e.heardAnyway(t, r)
 		return
 	}
 	believed := t.jury.Hear(r, t.open)
@@ -199,11 +200,14 @@ func (e *Engine) destinationReply(p *capture.Packet, r *run) {
 	rtt := r.rtt()
 	floor := soonestAnswer(r.flow)
 	soonest := func(sent time.Time) bool { return p.Time.Sub(sent) >= floor }
-	if r.noiseAt.After(p.Time.Add(-rtt*3/2 - 10*time.Millisecond)) {
-		r.reach.Void()
+	a := r.reach.Open()
+	answer := rtt*3/2 + 10*time.Millisecond // the longest that one takes
+	if r.noiseAt.After(p.Time.Add(-answer)) {
+		if r.noiseAt.Before(a.Sent.Add(answer)) { // else the attempt's own would be here
+			r.reach.Void()
+		}
 		return
 	}
-	a := r.reach.Open()
 	if a.TTL != 0 && !a.Void && soonest(a.Sent) {
 		e.hit(p, r, a)
 		return

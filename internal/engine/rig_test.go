@@ -29,6 +29,7 @@ type rig struct {
 	tsval, ts2 uint32
 	probes     []wire.TCPProbe
 	packets    [][]byte
+	guarded    int // probes whose errors have to be dropped
 	wake       time.Time
 	link       int                      // at which packets pass
 	copies     bool                     // the tap shows our own probes
@@ -84,6 +85,9 @@ func (r *rig) step(p *capture.Packet) {
 				continue
 			}
 			r.packets = append(r.packets, b)
+			if out.DropErrors {
+				r.guarded++
+			}
 			r.probes = append(r.probes, decode(r.t, b))
 			if r.copies {
 				batch = append(batch, r.captured(b, capture.Outgoing))

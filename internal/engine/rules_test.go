@@ -244,6 +244,47 @@ func TestAKeepaliveVoidsAnAttempt(t *testing.T) {
 	}
 }
 
+// A Linux socket answers what is old once in 500 ms. A probe right behind a keepalive
+// stays silent though it came to the destination, again and again where the two keep
+// step; that is no sign that it expired on its way.
+func TestAKeepaliveSpendsTheAnswer(t *testing.T) {
+	for _, every := range []time.Duration{200 * time.Millisecond, time.Second} {
+		r := newRig(t, false, 3)
+		r.handshake()
+		r.exchange()
+		kept, answered := r.now, time.Time{}
+		answers := func() {
+			if r.now.Sub(answered) >= 500*time.Millisecond {
+				answered = r.now
+				r.now = r.now.Add(rtt)
+				r.in(segment{flags: wire.ACK})
+			}
+		}
+		var done []*trace.Trace
+		for end := r.now.Add(40 * time.Second); r.now.Before(end) && len(done) == 0; done = r.traces() {
+			n := r.reaching(3)
+			if r.now.Sub(kept) >= every {
+				kept = r.now
+				r.out(segment{flags: wire.ACK, seq: r.seq - 1})
+				answers()
+			}
+			r.after(10 * time.Millisecond)
+			r.routers(2) // the one before the destination is silent
+			if r.reaching(3) > n {
+				answers()
+			}
+		}
+		if len(done) == 0 {
+			t.Errorf("a keepalive each %v: no trace", every)
+		}
+		for _, tr := range done {
+			if tr.Reached && tr.Destination.TTL != 3 || !tr.Reached && every == time.Second {
+				t.Errorf("a keepalive each %v: %+v", every, tr)
+			}
+		}
+	}
+}
+
 func TestStopsWhenTheFlowEnds(t *testing.T) {
 	for name, end := range map[string]func(*rig){
 		"FIN of the peer": func(r *rig) { r.in(segment{flags: wire.FIN | wire.ACK}) },

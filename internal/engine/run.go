@@ -17,6 +17,7 @@ const (
 	resyncLimit = 5 * time.Second
 	maxRestarts = 3
 	quietWait   = 300 * time.Millisecond
+	spentWait   = time.Second            // for an answer that a keepalive has not spent
 	defaultRTT  = 200 * time.Millisecond // before the flow showed one
 	idleLook    = 100 * time.Millisecond
 	reachSpread = 150 * time.Millisecond
@@ -57,6 +58,7 @@ type run struct {
 	near        *near
 	turn        *keyed // what the trace stands for, if not its flow alone
 	crossed     bool   // the flow carried data while an attempt was open
+	spent       bool   // a keepalive may have taken the answer to the open attempt
 	impact      trace.Impact
 
 	fence       int // of a UDP flow: the highest TTL that may be probed

@@ -92,6 +92,7 @@ func (e *Engine) send(now time.Time, r *run, ttl int, b *probe.Bucket, place pro
 	e.stats.Probes.Sent++
 	e.actions.Probes = append(e.actions.Probes, Probe{
 		Packet: e.buf[from:len(e.buf):len(e.buf)], Interface: f.Egress.Interface, NextHop: f.Egress.NextHop, sent: s,
+		DropErrors: r.at.hearing == HearsOthers,
 	})
 	return true
 }

@@ -85,7 +85,7 @@ type attachment struct {
 	home     *attachment  // what to return to when this watch ends; nil: none
 	near     *near        // of the traces so far; nil: there was none
 	sized    bool         // the window scale was asked for
-	hearing  hearing      // of a UDP flow's socket
+	hearing  Hearing      // of a UDP flow's socket
 	words    *words       // what its client said first; nil: not known
 	dns      *resolver    // a connection to a DNS server that is read
 	ignored  bool         // a record said why it is not traced

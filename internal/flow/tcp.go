@@ -35,6 +35,7 @@ type TCP struct {
 	Timestamps         bool      // both ends use them (from the SYNs, or from a segment)
 	SACK               bool      // both SYNs permit it, or a block was seen
 	DataOut            time.Time // when payload last left
+	OldOut             time.Time // when what the peer answers though it is old last left: a keepalive, a probe of the window
 	synSACK, synTS     [2]bool
 	synScale           [2]int8 // window scale of the local and the peer's SYN, -1 none
 	mptcp              [2]bool
@@ -157,6 +158,9 @@ func (t *TCP) outgoing(at time.Time, p *wire.Packet, s *wire.TCP) Observation {
 	case s.Flags&(wire.SYN|wire.FIN|wire.RST) == 0 && (s.Seq == t.Nxt-1 || t.HaveUna && wire.SeqLess(s.Seq, t.Una)):
 		// Also a probe of somebody else's, like ours: the peer answers what is old.
 		o.Keepalive = true
+	}
+	if o.Keepalive {
+		t.OldOut = at
 	}
 	if s.Flags&wire.ACK != 0 {
 		if !t.HaveAckd || wire.SeqLess(t.Acked, s.Ack) {

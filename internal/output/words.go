@@ -71,7 +71,7 @@ func stop(tr *trace.Trace) string {
 }
 
 var refusals = map[trace.Reason]string{
-	trace.ReasonRecvErr:       "its socket would hear our routers' errors (recverr)",
+	trace.ReasonRecvErr:       "its socket may hear of errors about probes (recverr)",
 	trace.ReasonMD5:           "it signs its segments (TCP MD5)",
 	trace.ReasonAO:            "it signs its segments (TCP-AO)",
 	trace.ReasonMPTCP:         "it uses Multipath TCP",
@@ -149,6 +149,10 @@ func stats(b *bytes.Buffer, s *trace.Stats) {
 	if n := s.Probes.Failed; n > 0 {
 		b.Truncate(b.Len() - 1)
 		fmt.Fprintf(b, "; %d probes could not be sent\n", n)
+	}
+	if n := s.Replies.Withheld; n > 0 {
+		b.Truncate(b.Len() - 1)
+		fmt.Fprintf(b, "; %d replies withheld from applications\n", n)
 	}
 	if o := s.Owners; o != nil {
 		b.Truncate(b.Len() - 1)

@@ -46,7 +46,7 @@ type answer struct {
 	inode     uint32 // 0: no process has it open any more
 	cgroup    uint64
 	hasCgroup bool
-	recvErr   bool // IP_RECVERR or IPV6_RECVERR
+	recvErr   bool // IP_RECVERR
 	// hasSockOpt: whether recvErr is known.
 	hasSockOpt bool
 	handshake  Handshake

@@ -114,6 +114,15 @@ func (t *Table) Add(now time.Time, s *Sent, timeout time.Duration) {
 	heap.Push(&t.queue, s)
 }
 
+// Each yields every probe that is remembered.
+func (t *Table) Each(yield func(*Sent) bool) {
+	for _, s := range t.queue {
+		if !yield(s) {
+			return
+		}
+	}
+}
+
 // Expire forgets what is too old.
 func (t *Table) Expire(now time.Time) {
 	for len(t.queue) > 0 && !t.queue[0].expires.After(now) {

@@ -31,7 +31,7 @@ cross: ## build for every promised system
 staticcheck: ## static analysis
 	scripts/staticcheck.sh
 
-test-peers: ## against nginx and curl, which it installs
+test-peers: ## against nginx, curl, dig, scamper and others, which it installs
 	scripts/peers.sh
 
 mutate: ## each probe and matching rule broken on purpose: a named test must notice

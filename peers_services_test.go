@@ -42,6 +42,9 @@ const (
 	// resolverName is the service of the DNS server.
 	resolverName = "resolver"
 
+	// ring is ample: clients, servers, observers and two tracers share the processors.
+	ring = 64 << 20
+
 	envErrand = "SERVICE_TRACEROUTE_TEST_ERRAND"
 )
 
@@ -166,7 +169,7 @@ type market struct {
 }
 
 func newMarket(t *testing.T) *market {
-	m := &market{field: newBareField(t, openLadder(1), servicetraceroute.Config{}), released: make(chan struct{}), truth: map[trace.FlowKey]flowOf{}, dir: t.TempDir()}
+	m := &market{field: newBareField(t, openLadder(1), servicetraceroute.Config{RingBytes: ring}), released: make(chan struct{}), truth: map[trace.FlowKey]flowOf{}, dir: t.TempDir()}
 	for i := range 10 {
 		m.services = append(m.services, fmt.Sprintf("s%d.example", i))
 	}
@@ -484,7 +487,7 @@ func TestPeersServices(t *testing.T) {
 func (m *market) day(hidden bool) (text string) {
 	programs := []string{progCurl, progQUIC}
 	if hidden {
-		m.tracer = m.open(servicetraceroute.Config{NoDNS: true})
+		m.tracer = m.open(servicetraceroute.Config{NoDNS: true, RingBytes: ring})
 		programs = []string{progDig, progHTTP}
 	}
 	named := func(was string) string {
@@ -509,7 +512,7 @@ func (m *market) day(hidden bool) (text string) {
 		wanted = append(wanted, servicetraceroute.Service{Name: name, Hosts: []string{name}})
 	}
 	// Two tracers would share the routers' allowances: the second one only looks on.
-	looker := m.open(servicetraceroute.Config{Processes: true, NoProbe: true})
+	looker := m.open(servicetraceroute.Config{Processes: true, NoProbe: true, RingBytes: ring})
 	byService := collect(m.t, m.tracer, servicetraceroute.Selection{Services: wanted})
 	byProgram := collect(m.t, looker, servicetraceroute.Selection{Processes: programs})
 	m.lookUp()

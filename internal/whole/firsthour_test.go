@@ -77,6 +77,19 @@ var firstHour = []typed{
 		command: `service-traceroute trace --service netflix --duration 6s & sleep 1; curl -sk -o /dev/null --resolve www.netflix.com:443:$S "https://www.netflix.com/slow/20000?for=4s"; wait`,
 		want:    `(?s)watching for flows of service netflix.*chosen by sni netflix \(www\.netflix\.com\).*reached the destination at TTL 4`,
 	},
+	{command: "service-traceroute services show netflx", status: 1, want: `^error: .*netflx.*\nhint: did you mean netflix\?`},
+	{
+		command: `service-traceroute trace --host alone.example --duration 6s & sleep 1; dig +short @$S AAAA alone.example; curl -gsk -o /dev/null "https://[$S6]/slow/20000?for=4s"; wait`,
+		want:    `(?s)chosen by dns alone\.example.*reached the destination at TTL 4`,
+	},
+	{
+		command: `service-traceroute trace -v --host one.example --duration 5s & sleep 1; dig +short @$S one.example; dig +short @$S two.example; curl -sk -o /dev/null "https://$S/slow/2000?for=2s"; wait`,
+		status:  3, want: `(?s)its address has several names that say different things, and its own first words none\n.*error: the time is over and no flow matched`,
+	},
+	{
+		command: "service-traceroute trace --process crul --duration 2s & sleep 1; curl -sk -o /dev/null https://$S/bytes/1000; wait", status: 3,
+		want: `error: the time is over and no flow matched\nhint: `,
+	},
 	{command: "service-traceroute trace --interface eth9 --host $S", status: 1, want: `^error: --interface: "eth9": no such interface\nhint: interfaces here: lo, eth0\n$`},
 	{command: "service-traceroute trace --host $S --duration 1s", status: 3, want: `error: the time is over and no flow matched\nhint: `},
 	{
@@ -187,6 +200,12 @@ func newHour(t *testing.T) *hour {
 		if _, err := peer.ServeHTTPS(t.Context(), f.Node("server"), cfg); err != nil {
 			t.Fatal(err)
 		}
+	}
+	// Two names have one address, and one name has the other to itself.
+	zone := fmt.Sprintf("one.example. 60 IN A %[1]v\ntwo.example. 60 IN A %[1]v\nalone.example. 60 IN AAAA %[2]v\n",
+		f.Node("server").Addr(false), f.Node("server").Addr(true))
+	if _, err := peer.ServeDNS(t.Context(), f.Node("server"), peer.DNSConfig{Port: 53, Zone: zone}); err != nil {
+		t.Fatal(err)
 	}
 	// Other users have to be able to start the command.
 	var err error

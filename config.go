@@ -65,7 +65,7 @@ type Config struct {
 	// Label is put into every record as it is.
 	Label string
 	// RingBytes is the memory that the packet socket shares with the kernel; 0 is
-	// 4 MiB, with PcapPayload 32 MiB. At least 512 KiB are taken.
+	// 16 MiB, with PcapPayload 32 MiB. At least 512 KiB are taken.
 	RingBytes int
 	// Processes finds out which processes flows belong to as soon as they begin, for the
 	// Selections that depend on it; without it records name a process when it is found in

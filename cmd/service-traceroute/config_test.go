@@ -180,3 +180,22 @@ func TestSelecting(t *testing.T) {
 		t.Errorf("%d flags, %d and %d are known", len(names), len(selecting), len(staying))
 	}
 }
+
+// FuzzAddressFile: of any file either all lines are prefixes, or one is named.
+func FuzzAddressFile(f *testing.F) {
+	f.Add("192.0.2.0/24 # a comment\n\n2001:db8::1\r\n")
+	f.Add("::ffff:192.0.2.1/120\nfe80::1%eth0\n1.2.3.4/33")
+	name := filepath.Join(f.TempDir(), "list")
+	f.Fuzz(func(t *testing.T, text string) {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var list []netip.Prefix
+		err := prefixes("--exclude", nil, []string{name}, &list)
+		for _, p := range list {
+			if !p.IsValid() || p.Masked() != p {
+				t.Errorf("%v, %v", p, err)
+			}
+		}
+	})
+}

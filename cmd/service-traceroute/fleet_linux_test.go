@@ -153,7 +153,7 @@ func TestFleetSetSelection(t *testing.T) {
 	defer changing.Wait()
 	change := func() {
 		changing.Go(func() {
-			if err := f.SetSelection(ctx, servicetraceroute.Selection{Hosts: []string{"198.18.77.2"}}); err != nil && ctx.Err() == nil {
+			if err := f.SetSelection(ctx, servicetraceroute.Selection{Hosts: []string{distant.String()}}); err != nil && ctx.Err() == nil {
 				t.Error(err)
 			}
 		})

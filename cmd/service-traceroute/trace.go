@@ -117,7 +117,7 @@ func (f *traceFlags) watch(ctx context.Context, t watcher, sel servicetraceroute
 		progress.begin()
 		following.Go(func() { f.follow(inner, wishes, t, current, progress) })
 	}
-	matched := false
+	matched, ambiguous := false, 0
 	for ev, err := range t.Watch(ctx, sel) {
 		if err != nil && ctx.Err() != nil {
 			break // the time was over, or Ctrl-C came, while names were resolved
@@ -125,14 +125,22 @@ func (f *traceFlags) watch(ctx context.Context, t watcher, sel servicetraceroute
 		if err != nil {
 			return watchFailed(err)
 		}
-		if flow, ok := ev.(*trace.Flow); ok && flow.State != trace.FlowIgnored {
-			matched = true
+		if flow, ok := ev.(*trace.Flow); ok {
+			matched = matched || flow.State != trace.FlowIgnored
+			if flow.Reason == trace.ReasonAmbiguous {
+				ambiguous++
+			}
 		}
 		if err := progress.aside(func() error { return current.Write(ev) }); err != nil {
 			return failed(fmt.Errorf("write: %w", err), "")
 		}
 	}
-	if late := errors.Is(ctx.Err(), context.DeadlineExceeded) || ctx.Err() == nil; late && !matched {
+	late := errors.Is(ctx.Err(), context.DeadlineExceeded) || ctx.Err() == nil
+	if late && !matched && ambiguous > 0 {
+		return &failure{errNoMatch.err, fmt.Sprintf("flows to addresses with other names as well, whose clients named none: %d; "+
+			"-v shows them, and --host ADDRESS takes them", ambiguous), exitNoMatch}
+	}
+	if late && !matched {
 		return errNoMatch
 	}
 	return nil

@@ -28,6 +28,7 @@ import (
 func TestMain(m *testing.M) {
 	talk()
 	confine()
+	visit()
 	heed()
 	labtest.Main(m)
 }

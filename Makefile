@@ -31,7 +31,7 @@ cross: ## build for every promised system
 staticcheck: ## static analysis
 	scripts/staticcheck.sh
 
-test-peers: ## against nginx and curl, which it installs
+test-peers: ## against nginx, curl, dig, scamper and others, which it installs
 	scripts/peers.sh
 
 mutate: ## each probe and matching rule broken on purpose: a named test must notice
@@ -39,6 +39,7 @@ mutate: ## each probe and matching rule broken on purpose: a named test must not
 
 check-full: ## the big runs, up to 90 minutes; their summaries go into docs
 	SERVICE_TRACEROUTE_NO_SKIP=1 SERVICE_TRACEROUTE_FULL=1 go test -count=1 -timeout 85m -v .
+	SERVICE_TRACEROUTE_NO_SKIP=1 SERVICE_TRACEROUTE_FULL=1 go test -tags peers -count=1 -run TestPeersServices -v .
 	SERVICE_TRACEROUTE_NO_SKIP=1 SERVICE_TRACEROUTE_FULL=1 go test -tags peers -count=1 -timeout 15m -run 'TestFirstHour|TestInterrupted|TestDemoInterrupted' -v ./internal/whole
 
 clean: ## what was built

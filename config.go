@@ -65,7 +65,7 @@ type Config struct {
 	// Label is put into every record as it is.
 	Label string
 	// RingBytes is the memory that the packet socket shares with the kernel; 0 is
-	// 4 MiB, with PcapPayload 32 MiB. At least 512 KiB are taken.
+	// 16 MiB, with PcapPayload 32 MiB. At least 512 KiB are taken.
 	RingBytes int
 	// Processes finds out which processes flows belong to as soon as they begin, for the
 	// Selections that depend on it; without it records name a process when it is found in
@@ -131,9 +131,19 @@ const (
 	UDPAlways = probe.UDPAlways
 )
 
-// Selection says which flows are traced: what (Hosts and Services, any of them) and, all
-// of them, how that is narrowed. Only Processes, PIDs, Cgroups and Run select without
-// either. Repeats within one field are alternatives.
+// Policy says when and how the flows of one service are traced. Its fields take the place
+// of those of the same names in a Selection, all of them: what is zero is the documented
+// default, of Params as in Config.Defaults.
+type Policy struct {
+	Params         Params
+	Every, Retrace time.Duration
+	Per            Per
+	OnPayload      bool
+}
+
+// Selection says which flows are traced: what (Hosts, Services and Match, any of them)
+// and, all of them, how that is narrowed. Only Processes, PIDs, Cgroups and Run select
+// without any of these. Repeats within one field are alternatives.
 type Selection struct {
 	// Hosts are addresses ("203.0.113.7"), prefixes ("2001:db8::/32"), names
 	// ("example.com", which means all below it too), wildcards ("*.example.com", all
@@ -149,6 +159,14 @@ type Selection struct {
 	Hosts []string
 	// Services are what is traced beside Hosts, see CataloguedService.
 	Services []Service
+	// Match are expressions over a flow, such as `dport in 8000..8999 && process == "curl"`,
+	// for what neither Hosts nor Services select; docs/match.md lists fields, operators and
+	// functions. The first that is true gives the service its name, the expression as
+	// written. One that uses a flow's names waits for the client's first words as Hosts do,
+	// one that uses its process needs Config.Processes, others decide at once. An expression
+	// that is true of some names of an address and false of others makes the flow ignored,
+	// for trace.ReasonAmbiguous.
+	Match []string
 	// Ports are destination ports as "443" or "8000-8999"; a flow that this host
 	// accepted matches by its own port.
 	Ports []string
@@ -191,9 +209,9 @@ type Selection struct {
 	StopNewAfter time.Duration
 	// Params are how these flows are traced; what is zero is as in Config.Defaults.
 	Params Params
-	// ServiceParams are, by the name of a service as it stands in records, what differs
-	// for it from Params.
-	ServiceParams map[string]Params
+	// Policies are, by the name of a service as it stands in records, how its flows are
+	// traced, whatever Params, Every, Retrace, Per and OnPayload say.
+	Policies map[string]Policy
 	// Idle ends the watch when no selected flow showed a packet for so long; 0 is never.
 	Idle time.Duration
 	// Ready, if there is one, is called once by Watch, from the goroutine that loops

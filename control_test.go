@@ -3,6 +3,7 @@
 package servicetraceroute_test
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,7 +72,7 @@ func TestSetSelection(t *testing.T) {
 		server := s.net.Addr("server", false).String()
 		err := s.tracer.SetSelection(t.Context(), servicetraceroute.Selection{
 			Hosts: []string{server}, Params: servicetraceroute.Params{Algorithm: trace.Concurrent},
-			ServiceParams: map[string]servicetraceroute.Params{server: {MaxTTL: 3}},
+			Policies: map[string]servicetraceroute.Policy{server: {Params: servicetraceroute.Params{Algorithm: trace.Concurrent, MaxTTL: 3}}},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -95,6 +96,26 @@ func TestSetSelection(t *testing.T) {
 		if last := all.traces[len(all.traces)-1]; last.Stop != trace.StopCancelled || all.stats.Probes.Sent != sent {
 			t.Errorf("%v, %d probes after the selection changed", last.Stop, all.stats.Probes.Sent-sent)
 		}
+	})
+}
+
+// A watch ends by itself when its flows are silent, not before.
+func TestIdle(t *testing.T) {
+	controlled(t, func(t *testing.T, s *sim) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		start := time.Now()
+		f := s.start(chatty(false)) // 10 s
+		server := s.net.Addr("server", false).String()
+		for _, err := range s.tracer.Watch(ctx, servicetraceroute.Selection{Hosts: []string{server}, Idle: 3 * time.Second}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(start); took < 12500*time.Millisecond || took > 16*time.Second {
+			t.Errorf("it ended after %v", took)
+		}
+		<-f.Done()
 	})
 }
 

@@ -242,14 +242,14 @@ func ExampleSelection() {
 		Hosts:   []string{"www.example.com", "203.0.113.0/24"},
 		Params:  servicetraceroute.Params{MaxTTL: 20},
 		Retrace: 10 * time.Minute,
-		ServiceParams: map[string]servicetraceroute.Params{
-			"203.0.113.0/24": {Algorithm: trace.HopByHop, Probes: 5},
+		Policies: map[string]servicetraceroute.Policy{
+			"203.0.113.0/24": {Every: time.Minute, Params: servicetraceroute.Params{Algorithm: trace.HopByHop, Probes: 5}},
 		},
 	}
 	fmt.Println(sel.Check())
-	sel.ServiceParams["203.0.113.0/24"] = servicetraceroute.Params{Probes: -1}
+	sel.Policies["203.0.113.0/24"] = servicetraceroute.Policy{Params: servicetraceroute.Params{Probes: -1}}
 	fmt.Println(sel.Check())
 	// Output:
 	// <nil>
-	// servicetraceroute: Selection.ServiceParams["203.0.113.0/24"]: Params.Probes: -1 is not within 0 to 20
+	// servicetraceroute: Selection.Policies["203.0.113.0/24"]: Params.Probes: -1 is not within 0 to 20
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"maps"
 	"net/netip"
 
 	"servicetraceroute/internal/engine"
@@ -106,7 +105,7 @@ func (r Replay) open(sel Selection) (*replay.Player, error) {
 	if r.Packets == nil {
 		return nil, errors.New("servicetraceroute: Replay.Packets: there are none")
 	}
-	if sel.byOwner() {
+	if sel.ByProcess() {
 		return nil, fmt.Errorf("servicetraceroute: Selection by process: a file does not tell it: %w", errors.ErrUnsupported)
 	}
 	local, err := ordinary(r.Local)
@@ -117,11 +116,11 @@ func (r Replay) open(sel Selection) (*replay.Player, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.Selector.All = r.All || len(sel.Hosts)+len(sel.Services) == 0
-	w.Every, w.Retrace, w.StopNewAfter, w.OnPayload, w.Per = -1, 0, 0, false, PerFlow
-	w.Params = engine.ReplayParams(w.Params)
-	for name, p := range maps.Clone(w.ServiceParams) {
-		w.ServiceParams[name] = engine.ReplayParams(p)
+	w.Selector.All = r.All || len(sel.Hosts)+len(sel.Services)+len(sel.Match) == 0
+	w.StopNewAfter = 0
+	w.Policy = engine.Policy{Every: -1, Params: engine.ReplayParams(w.Params)}
+	for name, p := range w.Policies {
+		w.Policies[name] = &engine.Policy{Every: -1, Params: engine.ReplayParams(p.Params)}
 	}
 	cfg := engine.Config{Rate: defaultRate, HopRate: defaultHopRate, Label: r.Label, NoDNS: r.NoDNS, Local: engine.Local(local)}
 	if _, err := crand.Read(cfg.Seed[:]); err != nil {

@@ -14,6 +14,7 @@ import (
 	"servicetraceroute/internal/capture"
 	"servicetraceroute/internal/domain"
 	"servicetraceroute/internal/engine"
+	"servicetraceroute/internal/match"
 	"servicetraceroute/internal/netns"
 	"servicetraceroute/internal/probe"
 	"servicetraceroute/internal/service"
@@ -26,7 +27,7 @@ var (
 	ErrNoInterface = capture.ErrNoInterface
 	// ErrNoNetNS: there is no network namespace such as Config.NetNS.
 	ErrNoNetNS = netns.ErrNone
-	// ErrNothingSelected: the Selection has neither Services nor Hosts nor any process.
+	// ErrNothingSelected: the Selection has neither Services, Hosts, Match nor any process.
 	ErrNothingSelected = errors.New("nothing selected")
 	// ErrNoOwner: flows that this host only forwards are selected by a process.
 	ErrNoOwner = errors.New("a flow that this host only forwards belongs to no process here")
@@ -80,32 +81,20 @@ func (c Config) withDefaults() (Config, error) {
 
 // plan checks the parameters and fills in the documented defaults.
 func (p Params) plan() (probe.Params, error) {
-	d := probe.Defaults()
+	d := probe.Params(p.or(Params(probe.Defaults())))
 	bad := func(field, why string) (probe.Params, error) {
 		return d, fmt.Errorf("%s: %s", "Params."+field, why)
 	}
-	if p.Algorithm != 0 {
-		if _, err := p.Algorithm.MarshalText(); err != nil {
-			return bad("Algorithm", "unknown")
-		}
-		d.Algorithm = p.Algorithm
+	if _, err := d.Algorithm.MarshalText(); err != nil {
+		return bad("Algorithm", "unknown")
 	}
 	if err := p.limits(); err != nil {
 		return d, err
 	}
-	set(&d.FirstTTL, p.FirstTTL)
-	set(&d.MaxTTL, p.MaxTTL)
-	set(&d.Probes, p.Probes)
-	set(&d.Timeout, p.Timeout)
-	set(&d.ProbeInterval, p.ProbeInterval)
-	set(&d.TTLInterval, p.TTLInterval)
-	set(&d.MaxSilent, p.MaxSilent)
 	d.MaxSilent = max(d.MaxSilent, 0)
-	d.FlowTimeout = p.FlowTimeout
 	if _, err := p.UDPProbe.MarshalText(); err != nil {
 		return bad("UDPProbe", "unknown")
 	}
-	d.UDPProbe = p.UDPProbe
 	var err error
 	if d.Borders, err = ordinary(p.Borders); err != nil {
 		return bad("Borders", err.Error())
@@ -185,7 +174,7 @@ func (p Params) limits() error {
 	return nil
 }
 
-// byOwner reports whether the selection depends on whose a flow is.
+// byOwner reports whether the selection, expressions aside, depends on whose a flow is.
 func (s Selection) byOwner() bool {
 	return len(s.Processes)+len(s.PIDs)+len(s.Cgroups) > 0 || s.Run != nil
 }
@@ -195,7 +184,7 @@ type resolver func(host string) ([]netip.Addr, error)
 
 // watch turns the selection into the engine's terms, resolving names.
 func (s Selection) watch(ctx context.Context, cfg Config) (*engine.Watch, error) {
-	if len(s.Hosts)+len(s.Services) == 0 && !s.byOwner() {
+	if len(s.Hosts)+len(s.Services)+len(s.Match) == 0 && !s.byOwner() {
 		return nil, fmt.Errorf("servicetraceroute: Selection.Hosts: %w", ErrNothingSelected)
 	}
 	return s.terms(cfg, func(host string) ([]netip.Addr, error) {
@@ -211,52 +200,18 @@ func (s Selection) watch(ctx context.Context, cfg Config) (*engine.Watch, error)
 
 // terms is watch with a resolver of its own; nil resolves nothing.
 func (s Selection) terms(cfg Config, resolve resolver) (*engine.Watch, error) {
-	if s.byOwner() && !cfg.Processes {
-		return nil, fmt.Errorf("servicetraceroute: Selection by process: %w", ErrNoProcesses)
-	}
-	for field, d := range map[string]time.Duration{"Retrace": s.Retrace, "StopNewAfter": s.StopNewAfter, "Idle": s.Idle} {
-		if d < 0 {
-			return nil, fmt.Errorf("servicetraceroute: Selection.%s: %v is negative", field, d)
+	w := &engine.Watch{StopNewAfter: s.StopNewAfter, Selector: service.Selector{
+		Protos: s.Protos, Interfaces: s.Interfaces, Directions: s.Directions, IPv4Only: s.IPv4Only, IPv6Only: s.IPv6Only,
+	}}
+	for _, text := range s.Match {
+		e, err := match.Compile(text)
+		if err != nil {
+			return nil, fmt.Errorf("servicetraceroute: Selection.Match: %w", err)
 		}
+		w.Selector.Exprs = append(w.Selector.Exprs, e)
 	}
-	for _, p := range s.Protos {
-		if p != trace.TCP && p != trace.UDP {
-			return nil, fmt.Errorf("servicetraceroute: Selection.Protos: %v flows are not traced by this version: %w", p, errors.ErrUnsupported)
-		}
-	}
-	for _, d := range s.Directions {
-		if _, err := d.MarshalText(); err != nil {
-			return nil, errors.New("servicetraceroute: Selection.Directions: unknown")
-		}
-	}
-	if s.byOwner() && len(s.Directions) > 0 && !slices.ContainsFunc(s.Directions, func(d trace.Direction) bool { return d != trace.Transit }) {
-		return nil, fmt.Errorf("servicetraceroute: Selection.Directions: %w", ErrNoOwner)
-	}
-	if _, err := s.Per.MarshalText(); err != nil {
-		return nil, errors.New("servicetraceroute: Selection.Per: unknown")
-	}
-	params, err := s.Params.or(cfg.Defaults).plan()
-	if err != nil {
-		return nil, fmt.Errorf("servicetraceroute: Selection.%w", err)
-	}
-	w := &engine.Watch{
-		Params: params, ServiceParams: map[string]probe.Params{},
-		Every: s.Every, Retrace: s.Retrace, StopNewAfter: s.StopNewAfter, Per: s.Per, OnPayload: s.OnPayload,
-		Selector: service.Selector{
-			Protos: s.Protos, Interfaces: s.Interfaces, Directions: s.Directions,
-			IPv4Only: s.IPv4Only, IPv6Only: s.IPv6Only,
-		},
-	}
-	for name, p := range s.ServiceParams {
-		if w.ServiceParams[name], err = p.or(s.Params).or(cfg.Defaults).plan(); err != nil {
-			return nil, fmt.Errorf("servicetraceroute: Selection.ServiceParams[%q]: %w", name, err)
-		}
-	}
-	if w.Every == 0 {
-		w.Every = defaultEvery
-	}
-	if s.IPv4Only && s.IPv6Only {
-		return nil, errors.New("servicetraceroute: Selection: IPv4Only and IPv6Only exclude each other")
+	if err := s.possible(cfg, w.Selector.Exprs); err != nil {
+		return nil, err
 	}
 	for _, text := range s.Ports {
 		r, err := service.ParsePorts(text)
@@ -265,9 +220,13 @@ func (s Selection) terms(cfg Config, resolve resolver) (*engine.Watch, error) {
 		}
 		w.Selector.Ports = append(w.Selector.Ports, r)
 	}
+	if err := s.policies(cfg, w); err != nil {
+		return nil, err
+	}
 	if err := s.owned(w); err != nil {
 		return nil, err
 	}
+	var err error
 	if w.Selector.Offers, err = s.offers(); err != nil {
 		return nil, fmt.Errorf("servicetraceroute: Selection.Services: %w", err)
 	}
@@ -275,6 +234,40 @@ func (s Selection) terms(cfg Config, resolve resolver) (*engine.Watch, error) {
 		return nil, fmt.Errorf("servicetraceroute: Selection.Hosts: %w", err)
 	}
 	return w, nil
+}
+
+// possible refuses what cannot be traced.
+func (s Selection) possible(cfg Config, exprs []service.Expr) error {
+	if s.byOwner() && !cfg.Processes {
+		return fmt.Errorf("servicetraceroute: Selection by process: %w", ErrNoProcesses)
+	}
+	for i, e := range exprs {
+		if e.Uses(service.OwnerFields) && !cfg.Processes {
+			return fmt.Errorf("servicetraceroute: Selection.Match: %q: %w", s.Match[i], ErrNoProcesses)
+		}
+	}
+	for field, d := range map[string]time.Duration{"StopNewAfter": s.StopNewAfter, "Idle": s.Idle} {
+		if d < 0 {
+			return fmt.Errorf("servicetraceroute: Selection.%s: %v is negative", field, d)
+		}
+	}
+	for _, p := range s.Protos {
+		if p != trace.TCP && p != trace.UDP {
+			return fmt.Errorf("servicetraceroute: Selection.Protos: %v flows are not traced by this version: %w", p, errors.ErrUnsupported)
+		}
+	}
+	for _, d := range s.Directions {
+		if _, err := d.MarshalText(); err != nil {
+			return errors.New("servicetraceroute: Selection.Directions: unknown")
+		}
+	}
+	if s.byOwner() && len(s.Directions) > 0 && !slices.ContainsFunc(s.Directions, func(d trace.Direction) bool { return d != trace.Transit }) {
+		return fmt.Errorf("servicetraceroute: Selection.Directions: %w", ErrNoOwner)
+	}
+	if s.IPv4Only && s.IPv6Only {
+		return errors.New("servicetraceroute: Selection: IPv4Only and IPv6Only exclude each other")
+	}
+	return nil
 }
 
 // hosts puts the selection's hosts into the selector: addresses and prefixes as rules,
@@ -303,10 +296,24 @@ func (s Selection) hosts(resolve resolver, sel *service.Selector) error {
 	return nil
 }
 
+// ByProcess reports whether the selection, as far as it is right, depends on which
+// process a flow belongs to, and so needs Config.Processes.
+func (s Selection) ByProcess() bool {
+	if s.byOwner() {
+		return true
+	}
+	for _, text := range s.Match {
+		if e, err := match.Compile(text); err == nil && e.Uses(service.OwnerFields) {
+			return true
+		}
+	}
+	return false
+}
+
 // Check reports what is wrong with the selection as written, without resolving
 // names.
 func (s Selection) Check() error {
-	if len(s.Hosts)+len(s.Services) == 0 && !s.byOwner() {
+	if len(s.Hosts)+len(s.Services)+len(s.Match) == 0 && !s.byOwner() {
 		return fmt.Errorf("servicetraceroute: Selection.Hosts: %w", ErrNothingSelected)
 	}
 	_, err := s.terms(Config{Processes: true}, nil)
@@ -402,6 +409,6 @@ func flowWatch(f trace.Flow, cfg Config) (*engine.Watch, error) {
 	t := f.Tuple
 	t.Src, t.Dst = onWire(t.Src), onWire(t.Dst)
 	return &engine.Watch{
-		Params: params, Every: -1, Single: true, Selector: service.Selector{Flow: &t},
+		Policy: engine.Policy{Params: params, Every: -1}, Single: true, Selector: service.Selector{Flow: &t},
 	}, nil
 }

@@ -230,11 +230,6 @@ func TestServices(t *testing.T) {
 	if full() {
 		rounds = 6
 	}
-	var text strings.Builder
-	fmt.Fprintf(&text, "# Many services at one address\n\nTen services share one address of each family; five are selected by name. %d flows, 50 of them opened at once, each second: HTTPS and HTTP of a Go client that asks a DNS "+
-		"server, QUIC of quic-go, and, a fifth, TCP connections whose client says nothing that names anybody. Right is: the selected service by name, nothing for the others, and `ambiguous` where nothing "+
-		"tells (with DNS hidden: nothing).\n\n| DNS | protocol | selected | right | missed | wrong |\n|---|---|---|---|---|---|\n", rounds*50)
-	defer func() { evidence(t, "services", text.String()) }()
 	for _, hidden := range []bool{false, true} {
 		t.Run(fmt.Sprintf("DNS hidden=%v", hidden), func(t *testing.T) {
 			c := newCity(t, 10)
@@ -263,7 +258,7 @@ func TestServices(t *testing.T) {
 			}
 			wg.Wait()
 			all := stop()
-			text.WriteString(c.compare(all, selected, hidden))
+			c.compare(all, selected, hidden)
 			truth := c.field.truth()
 			c.judge(truth, all.traces)
 			file, dropped := recorded()
@@ -294,9 +289,9 @@ func (c *city) record() func() ([]byte, uint64) {
 	return func() ([]byte, uint64) { return ring.AppendPcap(nil), ring.Dropped() }
 }
 
-// compare holds the flow records against what the flows belonged to, and returns a table's
-// rows.
-func (c *city) compare(all found, selected map[string]bool, hidden bool) (rows string) {
+// compare holds the flow records against what the flows belonged to. The table of
+// docs/evidence is that of TestPeersServices.
+func (c *city) compare(all found, selected map[string]bool, hidden bool) {
 	c.t.Helper()
 	type row struct{ right, missed, wrong int }
 	confusion := map[string]*row{}
@@ -353,6 +348,7 @@ func (c *city) compare(all found, selected map[string]bool, hidden bool) (rows s
 			c.t.Errorf("%v, of which nobody knows, was taken for %q", key, verdict)
 		}
 	}
+	rows := ""
 	for _, k := range slices.Sorted(maps.Keys(confusion)) {
 		rows += fmt.Sprintf("%s %d | %d | %d |\n", k, confusion[k].right, confusion[k].missed, confusion[k].wrong)
 	}
@@ -361,7 +357,6 @@ func (c *city) compare(all found, selected map[string]bool, hidden bool) (rows s
 		c.t.Errorf("%d of %d flows were missed", lost, sure)
 	}
 	c.t.Logf("%d packets lost; %d names by DNS, %d by TLS and HTTP, %d by QUIC; stops: %v", all.stats.Packets.Dropped, all.stats.Services.DNS, all.stats.Services.SNI, all.stats.Services.QUIC, all.stats.Traces.ByStop)
-	return rows
 }
 
 // TestAcceptedServices selects by name on a server: the clients' first words say which of

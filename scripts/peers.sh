@@ -1,11 +1,21 @@
 #!/usr/bin/env bash
-# Tests against programs that others wrote (nginx, curl, tshark, zsh, fish), installed if missing.
+# Tests against programs that others wrote (nginx, curl, dig, scamper, tshark, python3, zsh, fish), installed if missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 missing=
-for program in nginx curl tshark zsh fish; do
-  command -v "$program" >/dev/null || missing="$missing $program"
-done
+while read -r program package; do
+  command -v "$program" >/dev/null || missing="$missing $package"
+done <<EOF
+nginx nginx
+curl curl
+dig bind9-dnsutils
+scamper scamper
+sc_warts2json scamper
+tshark tshark
+python3 python3
+zsh zsh
+fish fish
+EOF
 if [ -n "$missing" ]; then
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $missing >/dev/null

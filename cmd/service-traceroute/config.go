@@ -25,31 +25,49 @@ const maxConfig = 1 << 20
 // notInFile are flags that make sense on the command line only.
 var notInFile = []string{"config", "help", "help-all", "version"}
 
+// configuration is where a command's flags come from, once it runs.
+type configuration struct {
+	flags *pflag.FlagSet
+	cmd   *cobra.Command
+	from  string      // of --config; empty: none
+	given []string    // flags of the command line
+	own   []ownPolicy // of services, in the file
+
+	terminal bool // there was one at the start, whose hangup would end the command
+}
+
 // configurable gives a command the flag --config: a file that sets the flags
 // which the command line leaves alone. There is no default place for it. Under
 // sudo it would be unclear whose, and what probes others should be seen in the
 // command.
-func configurable(cmd *cobra.Command) *cobra.Command {
-	var name string
-	cmd.Flags().StringVar(&name, "config", "", "read flags from this YAML `FILE` (NAME: VALUE, no dashes); flags given here win")
+func configurable(cmd *cobra.Command, c *configuration) *cobra.Command {
+	c.flags, c.cmd = cmd.Flags(), cmd
+	c.flags.StringVar(&c.from, "config", "", "read flags from this YAML `FILE` (NAME: VALUE, no dashes; \"services:\" for single ones); flags given here win")
 	if err := cmd.MarkFlagFilename("config", "yaml", "yml"); err != nil {
 		panic("main: completion of --config: " + err.Error())
 	}
 	run := cmd.RunE
-	cmd.RunE = func(c *cobra.Command, args []string) error {
-		if name == "" {
-			return run(c, args)
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		c.flags.Visit(func(flag *pflag.Flag) { c.given = append(c.given, flag.Name) })
+		if c.from == "" {
+			return run(cmd, args)
 		}
-		file := configFile{name: name, set: map[string]setting{}}
-		if err := file.read(c); err != nil {
+		file, err := c.read()
+		if err != nil {
 			return err
 		}
-		if on, err := c.Flags().GetBool("verbose"); err == nil && on {
-			fmt.Fprintln(c.ErrOrStderr(), output.Escape(file.summary()))
+		if on, err := c.flags.GetBool("verbose"); err == nil && on {
+			fmt.Fprintln(cmd.ErrOrStderr(), output.Escape(file.summary()))
 		}
-		return file.place(run(c, args))
+		return file.place(run(cmd, args))
 	}
 	return cmd
+}
+
+// read reads the file.
+func (c *configuration) read() (*configFile, error) {
+	file := &configFile{name: c.from, set: map[string]setting{}}
+	return file, file.read(c)
 }
 
 // configFile is what a configuration file set.
@@ -87,8 +105,9 @@ func (f *configFile) wrong(line int, hint, format string, args ...any) error {
 	return usage(fmt.Errorf("%s:%d: "+format, append([]any{f.name, line}, args...)...), hint)
 }
 
-// read sets the flags of cmd that the user did not set.
-func (f *configFile) read(cmd *cobra.Command) error {
+// read sets the flags that the user did not set.
+func (f *configFile) read(c *configuration) error {
+	c.own = nil
 	root, err := f.parse()
 	if err != nil || root == nil {
 		return err
@@ -97,9 +116,18 @@ func (f *configFile) read(cmd *cobra.Command) error {
 		return f.wrong(root.Line, "for example: host: www.example.com", "lines of the form NAME: VALUE are expected")
 	}
 	seen := map[string]int{}
+	var services *yaml.Node
 	for i := 0; i+1 < len(root.Content); i += 2 {
 		key, value := root.Content[i], root.Content[i+1]
-		flag, mine, err := f.lookup(cmd, key)
+		if key.Value == servicesKey {
+			if line, ok := seen[servicesKey]; ok {
+				return f.wrong(key.Line, "keep one of the two", "%s is set twice, first in line %d", servicesKey, line)
+			}
+			services, seen[servicesKey] = value, key.Line
+			f.set[servicesKey] = setting{line: key.Line}
+			continue
+		}
+		flag, mine, err := f.lookup(c.cmd, key)
 		if err != nil {
 			return err
 		}
@@ -123,7 +151,11 @@ func (f *configFile) read(cmd *cobra.Command) error {
 			f.set[flag.Name] = setting{key.Line, resolve(value).Content}
 		}
 	}
-	return nil
+	if services == nil || c.flags.Lookup("service") == nil { // one file can serve several commands
+		return nil
+	}
+	c.own, err = f.services(c.flags, services)
+	return err
 }
 
 // yamlLine is how the YAML reader says where something is wrong.
@@ -176,7 +208,7 @@ func (f *configFile) lookup(cmd *cobra.Command, key *yaml.Node) (flag *pflag.Fla
 		}
 		return flag
 	}
-	var names []string
+	names := []string{servicesKey}
 	for _, c := range append([]*cobra.Command{cmd}, cmd.Root().Commands()...) {
 		if c.Flags().Lookup("config") == nil {
 			continue
@@ -194,7 +226,7 @@ func (f *configFile) lookup(cmd *cobra.Command, key *yaml.Node) (flag *pflag.Fla
 	if slices.Contains(notInFile, strings.TrimLeft(key.Value, "-")) {
 		return nil, false, f.wrong(key.Line, "remove the line", "%q belongs on the command line only", key.Value)
 	}
-	if like := nearest(strings.TrimLeft(key.Value, "-"), names); like != "" {
+	if like := spell.Nearest(strings.TrimLeft(key.Value, "-"), names); like != "" {
 		hint = "did you mean " + like + "?"
 	}
 	return nil, false, f.wrong(key.Line, hint, "unknown name %q", key.Value)
@@ -303,20 +335,4 @@ func (f *configFile) placeOne(err error) error {
 		return &failure{fmt.Errorf("%s:%d: %w", f.name, line, told.err), told.hint, told.status}
 	}
 	return err
-}
-
-// nearest returns the word that needs the fewest edits, "" when none is near.
-func nearest(word string, words []string) string {
-	for _, w := range words {
-		if len(word) > 2 && strings.HasPrefix(w, word) {
-			return w // cut short
-		}
-	}
-	best, least := "", max(2, len(word)/3)+1
-	for _, w := range words {
-		if d := spell.Distance(word, w); d < least {
-			best, least = w, d
-		}
-	}
-	return best
 }

@@ -49,6 +49,7 @@ const connectTimeout = 10 * time.Second
 type dialFlags struct {
 	probeFlags
 	resultFlags
+	configuration
 	plain, quic, request, insecure, v4, v6 bool
 	sni                                    string
 	duration                               time.Duration
@@ -82,7 +83,7 @@ func newDialCommand() *cobra.Command {
 	f.probeFlags.declare(cmd)
 	f.resultFlags.declare(cmd)
 	helpText(cmd, dialHelp)
-	return cmd
+	return configurable(cmd, &f.configuration)
 }
 
 // target is where dial connects to.

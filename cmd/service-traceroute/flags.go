@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"servicetraceroute"
+	"servicetraceroute/internal/output"
 	"servicetraceroute/trace"
 )
 
@@ -20,10 +21,11 @@ type traceFlags struct {
 	netnsFlags
 	probeFlags
 	resultFlags
-	hosts, ports, protos, interfaces, directions []string
-	v4, v6, noProbe, noDNS                       bool
-	every, per, startOn                          string
-	duration, idle, stopNew, retrace             time.Duration
+	whenFlags
+	configuration
+	hosts, match, ports, protos, interfaces, directions []string
+	v4, v6, noProbe, noDNS                              bool
+	duration, idle, stopNew                             time.Duration
 }
 
 // declare defines the flags and their completion.
@@ -41,10 +43,7 @@ func (f *traceFlags) declareShared(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	f.declareWhich(cmd)
 	fl.BoolVar(&f.noProbe, "no-probe", false, "only identify flows, send nothing")
-	fl.StringVar(&f.per, "per", "flow", "one trace for each `KEY`: flow, destination (address) or port (address and port)")
-	fl.StringVar(&f.every, "every", "10m", "least time between two traces of one key, or \"once\"")
-	fl.StringVar(&f.startOn, "start-on", "any", "begin a trace with `any` packet of its flow, or with payload")
-	fl.DurationVar(&f.retrace, "retrace", 0, "trace a live flow again after so long; 0: no")
+	f.whenFlags.declare(fl)
 	fl.DurationVar(&f.stopNew, "stop-new-after", 0, "start no new trace after so long; 0: no limit")
 	f.probeFlags.declare(cmd)
 	f.resultFlags.declare(cmd)
@@ -61,6 +60,7 @@ func (f *traceFlags) declareWhich(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	f.serviceFlags.declareAll(cmd)
 	fl.StringArrayVar(&f.hosts, "host", nil, "address, prefix, `NAME` with all below it, *.NAME or /REGEX/ whose flows are traced (repeat)")
+	fl.StringArrayVar(&f.match, "match", nil, "flows of which this `EXPR` is true, such as 'dport == 443 && process == \"curl\"' (repeat; docs/match.md)")
 	fl.StringArrayVar(&f.ports, "port", nil, "only this server `PORT` or range A-B (repeat)")
 	fl.StringArrayVar(&f.protos, "proto", nil, "only this `PROTOCOL`: tcp, udp (repeat)")
 	fl.StringArrayVar(&f.interfaces, "interface", nil, "only flows at this `INTERFACE` (repeat)")
@@ -68,17 +68,26 @@ func (f *traceFlags) declareWhich(cmd *cobra.Command) {
 	fl.BoolVarP(&f.v4, "ipv4", "4", false, "only IPv4")
 	fl.BoolVarP(&f.v6, "ipv6", "6", false, "only IPv6")
 	fl.BoolVar(&f.noDNS, "no-dns", false, "do not learn names from DNS answers on the wire")
+	completeWith(cmd, "match", nil)
 	completeWith(cmd, "direction", []string{"out", "in", "transit", "any"})
 	completeWith(cmd, "proto", []string{"tcp", "udp"})
 }
 
 // config turns the flags into the library's terms.
 func (f *traceFlags) config(stderr io.Writer) (cfg servicetraceroute.Config, sel servicetraceroute.Selection, err error) {
-	if len(f.services)+len(f.hosts) == 0 && !f.any() {
-		return cfg, sel, usage(errors.New("nothing selected: neither --service, --host nor --process, --pid or --cgroup"),
-			"for example: service-traceroute trace --host www.example.com")
+	if err := f.something(); err != nil {
+		return cfg, sel, err
 	}
 	return f.settings(stderr)
+}
+
+// something refuses to watch for nothing.
+func (f *traceFlags) something() error {
+	if len(f.services)+len(f.hosts)+len(f.match) > 0 || f.any() {
+		return nil
+	}
+	return usage(errors.New("nothing selected: neither --service, --host, --match nor --process, --pid or --cgroup"),
+		"for example: service-traceroute trace --host www.example.com")
 }
 
 // settings is config without asking what is selected.
@@ -86,37 +95,69 @@ func (f *traceFlags) settings(stderr io.Writer) (cfg servicetraceroute.Config, s
 	if err := f.probeFlags.apply(&cfg); err != nil {
 		return cfg, sel, err
 	}
+	cfg.Defaults = servicetraceroute.Params{} // the selection has them, which may change
 	if err := f.resultFlags.apply(&cfg, stderr); err != nil {
 		return cfg, sel, err
 	}
 	cfg.Interfaces, cfg.NoProbe, cfg.NoDNS = f.interfaces, f.noProbe, f.noDNS
+	if sel, err = f.selection(); err != nil {
+		return cfg, sel, err
+	}
+	f.report(sel)
+	cfg.Processes = sel.ByProcess()
+	f.where(&cfg)
+	return cfg, sel, nil
+}
+
+// report notes with what parameters flows are traced, for formats that tell.
+func (f *traceFlags) report(sel servicetraceroute.Selection) {
+	params := func(p servicetraceroute.Params, onPayload bool) output.Params {
+		shown := shown(p)
+		shown.PayloadOnly = onPayload
+		return shown
+	}
+	f.reported.Params, f.reported.ServiceParams = params(sel.Params, sel.OnPayload), map[string]output.Params{}
+	for name, p := range sel.Policies {
+		f.reported.ServiceParams[name] = params(p.Params, p.OnPayload)
+	}
+}
+
+// selection is which flows are traced, and how: what can change while that goes on.
+func (f *traceFlags) selection() (sel servicetraceroute.Selection, err error) {
 	sel = servicetraceroute.Selection{
-		Hosts: f.hosts, Ports: f.ports, IPv4Only: f.v4, IPv6Only: f.v6,
-		Retrace: f.retrace, StopNewAfter: f.stopNew, Idle: f.idle,
+		Hosts: f.hosts, Match: f.match, Ports: f.ports, IPv4Only: f.v4, IPv6Only: f.v6,
+		StopNewAfter: f.stopNew, Idle: f.idle,
 	}
 	if sel.Services, err = f.serviceFlags.selected(); err != nil {
-		return cfg, sel, err
+		return sel, err
 	}
-	if err := f.ownerFlags.apply(&cfg, &sel); err != nil {
-		return cfg, sel, err
-	}
-	if err := f.where(&cfg, f); err != nil {
-		return cfg, sel, err
+	if err := f.ownerFlags.apply(&sel); err != nil {
+		return sel, err
 	}
 	if err := f.words(&sel); err != nil {
-		return cfg, sel, err
+		return sel, err
 	}
-	if err := f.policy(&sel); err != nil {
-		return cfg, sel, err
+	p, err := (&policyFlags{f.paramFlags, f.whenFlags}).policy()
+	if err != nil {
+		return sel, err
 	}
-	if err := f.times(&sel); err != nil {
-		return cfg, sel, err
+	sel.Params, sel.Every, sel.Retrace, sel.Per, sel.OnPayload = p.Params, p.Every, p.Retrace, p.Per, p.OnPayload
+	if sel.Policies, err = f.policies(); err != nil {
+		return sel, err
+	}
+	for name, value := range map[string]time.Duration{"duration": f.duration, "idle": f.idle, "stop-new-after": f.stopNew} {
+		if err := notNegative(name, value); err != nil {
+			return sel, err
+		}
+	}
+	if err := f.namespaces(f); err != nil {
+		return sel, err
 	}
 	err = sel.Check()
 	if err != nil && !errors.Is(err, servicetraceroute.ErrNothingSelected) {
-		return cfg, sel, watchFailed(err)
+		return sel, watchFailed(err)
 	}
-	return cfg, sel, nil
+	return sel, nil
 }
 
 // words reads the flags whose values are words.
@@ -145,38 +186,4 @@ func (f *traceFlags) words(sel *servicetraceroute.Selection) error {
 // forwarded reports whether flows that this host only forwards may be selected.
 func (f *traceFlags) forwarded() bool {
 	return slices.Contains(f.directions, "transit") || slices.Contains(f.directions, "any")
-}
-
-// policy reads when and for what there is a trace.
-func (f *traceFlags) policy(sel *servicetraceroute.Selection) error {
-	if err := sel.Per.UnmarshalText([]byte(f.per)); err != nil {
-		return usage(fmt.Errorf("--per: unknown %q", f.per), "one of flow, destination, port")
-	}
-	if f.startOn != "any" && f.startOn != "payload" {
-		return usage(fmt.Errorf("--start-on: unknown %q", f.startOn), "any or payload")
-	}
-	sel.OnPayload = f.startOn == "payload"
-	f.reported.PayloadOnly = sel.OnPayload
-	return nil
-}
-
-// times reads the flags whose values are durations.
-func (f *traceFlags) times(sel *servicetraceroute.Selection) error {
-	for name, value := range map[string]time.Duration{
-		"duration": f.duration, "idle": f.idle, "stop-new-after": f.stopNew, "retrace": f.retrace,
-	} {
-		if err := notNegative(name, value); err != nil {
-			return err
-		}
-	}
-	if f.every == "once" {
-		sel.Every = -1
-		return nil
-	}
-	d, err := time.ParseDuration(f.every)
-	if err != nil || d <= 0 {
-		return usage(fmt.Errorf("--every: %q is neither a duration nor \"once\"", f.every), "for example --every 10m")
-	}
-	sel.Every = d
-	return nil
 }

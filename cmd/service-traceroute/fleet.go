@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"net"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -37,9 +38,10 @@ type fleet struct {
 	untold map[netns.ID]bool // could not be opened, and that was said
 	more   int               // that many were too many, and that was said
 
-	mu      sync.Mutex // over what Stats reads
+	mu      sync.Mutex // over what Stats reads, and SetSelection
 	members map[netns.ID]*member
-	ended   trace.Stats // of members that are no more
+	changed *servicetraceroute.Selection // in place of that of Watch; nil: none
+	ended   trace.Stats                  // of members that are no more
 	started time.Time
 }
 
@@ -50,6 +52,7 @@ type member struct {
 	tracer *servicetraceroute.Tracer
 	cancel context.CancelFunc // nil: its watch was not started
 	absent int                // looks in a row that did not find it
+	begun  bool               // its watch has
 	last   *trace.Stats       // when its tracer was closed
 	err    error              // of closing it
 }
@@ -159,22 +162,49 @@ func (f *fleet) Watch(ctx context.Context, sel servicetraceroute.Selection) iter
 					return
 				}
 			case <-looks.C:
-				if ctx.Err() == nil && !f.late(sel) {
+				if now := f.present(sel); ctx.Err() == nil && !f.late(now) {
 					_ = f.look() // said there
-					f.start(inner, sel, all, &work)
+					f.start(inner, now, all, &work)
 				}
 			case <-minute.C:
 				if s := f.Stats(); !yield(&s, nil) {
 					return
 				}
 			}
-			if over := ctx.Err() != nil || f.late(sel); over && f.running() == 0 {
+			if over := ctx.Err() != nil || f.late(f.present(sel)); over && f.running() == 0 {
 				last := f.Stats()
 				yield(&last, nil)
 				return
 			}
 		}
 	}
+}
+
+// SetSelection is that of a Tracer, in all namespaces; those that come later get the new
+// selection. Where it fails in one, the others may have it already.
+func (f *fleet) SetSelection(ctx context.Context, sel servicetraceroute.Selection) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, m := range f.members {
+		if m.last != nil || !m.begun { // over, or told when it begins
+			continue
+		}
+		if err := m.tracer.SetSelection(ctx, sel); err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+	}
+	f.changed = &sel
+	return nil
+}
+
+// present is the selection in force.
+func (f *fleet) present(first servicetraceroute.Selection) servicetraceroute.Selection {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.changed != nil {
+		return *f.changed
+	}
+	return first
 }
 
 // afterAll returns what calls f when it was called for the n-th time; n calls may come at
@@ -207,6 +237,13 @@ func (f *fleet) start(ctx context.Context, sel servicetraceroute.Selection, all 
 		}
 		var inner context.Context
 		inner, m.cancel = context.WithCancel(ctx)
+		sel, told := sel, sel.Ready
+		sel.Ready = func() {
+			f.begun(inner, m)
+			if told != nil {
+				told()
+			}
+		}
 		work.Go(func() {
 			defer m.cancel()
 			for ev, err := range m.tracer.Watch(inner, sel) {
@@ -220,6 +257,16 @@ func (f *fleet) start(ctx context.Context, sel servicetraceroute.Selection, all 
 			m.err = m.tracer.Close()
 			all <- news{from: m}
 		})
+	}
+}
+
+// begun tells a member whose watch begins what changed since it was started.
+func (f *fleet) begun(ctx context.Context, m *member) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m.begun = true
+	if f.changed != nil {
+		_ = m.tracer.SetSelection(ctx, *f.changed) // it was right for others
 	}
 }
 

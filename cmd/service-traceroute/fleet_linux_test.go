@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -134,6 +135,54 @@ func TestFleet(t *testing.T) {
 		if time.Now().After(deadline) { // 12: the connections of this test
 			t.Fatalf("%d goroutines, %d before", runtime.NumGoroutine(), before)
 		}
+	}
+}
+
+// Another selection is that of all namespaces, those that come later too.
+func TestFleetSetSelection(t *testing.T) {
+	first, name, _ := inhabited(t)
+	peer, _, _ := inhabited(t)
+	f, err := openFleet(servicetraceroute.Config{}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Second)
+	defer cancel()
+	connection(t, first, peer)
+	var changing sync.WaitGroup
+	defer changing.Wait()
+	change := func() {
+		changing.Go(func() {
+			if err := f.SetSelection(ctx, servicetraceroute.Selection{Hosts: []string{distant.String()}}); err != nil && ctx.Err() == nil {
+				t.Error(err)
+			}
+		})
+	}
+	laterName := ""
+	found := map[string]bool{}
+	for ev, err := range f.Watch(ctx, servicetraceroute.Selection{Hosts: []string{"192.0.2.1"}, Ready: change}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		tr, ok := ev.(*trace.Trace)
+		if !ok {
+			continue
+		}
+		found[tr.Flow.NetNS] = true
+		if found[name] && laterName == "" {
+			var later *nstest.NS
+			later, laterName, _ = inhabited(t)
+			connection(t, later, nstest.New(t))
+		}
+		if found[laterName] {
+			cancel()
+		}
+	}
+	if !found[name] || !found[laterName] {
+		t.Errorf("traces in %v, want some in %q and %q", found, name, laterName)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 // watcher is a Tracer, or many.
 type watcher interface {
 	Watch(context.Context, servicetraceroute.Selection) iter.Seq2[trace.Event, error]
+	SetSelection(context.Context, servicetraceroute.Selection) error
 	Stats() trace.Stats
 	Close() error
 }
@@ -41,13 +42,17 @@ func (f *netnsFlags) declare(cmd *cobra.Command) {
 	}
 }
 
-// where puts the flag into cfg and refuses what does not go with many namespaces.
-func (f *netnsFlags) where(cfg *servicetraceroute.Config, all *traceFlags) error {
+// where puts the flag into cfg.
+func (f *netnsFlags) where(cfg *servicetraceroute.Config) {
 	if f.netns != everyNetns {
 		cfg.NetNS = f.netns
-		return nil
 	}
+}
+
+// namespaces refuses what does not go with many of them.
+func (f *netnsFlags) namespaces(all *traceFlags) error {
 	switch {
+	case f.netns != everyNetns:
 	case all.pcap.file != "":
 		return usage(errors.New("--pcap: one file cannot hold the packets of --netns all"), "name one namespace: --netns NAME --pcap FILE")
 	case all.idle > 0:

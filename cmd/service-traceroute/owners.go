@@ -35,9 +35,8 @@ func (f *ownerFlags) declare(cmd *cobra.Command) {
 func (f *ownerFlags) any() bool { return len(f.processes)+len(f.pids)+len(f.cgroups) > 0 }
 
 // apply refuses numbers that are no process's: a watch for them would be in vain.
-func (f *ownerFlags) apply(cfg *servicetraceroute.Config, sel *servicetraceroute.Selection) error {
+func (f *ownerFlags) apply(sel *servicetraceroute.Selection) error {
 	sel.Processes, sel.PIDs, sel.Cgroups = f.processes, f.pids, f.cgroups
-	cfg.Processes = f.any()
 	if _, err := os.Stat("/proc/self"); err != nil {
 		return nil
 	}
@@ -79,7 +78,9 @@ func translations() []privilege.Capability {
 // flow is probed.
 func (f *traceFlags) dropping() []privilege.Capability {
 	udp := len(f.protos) == 0 || slices.Contains(f.protos, "udp")
-	if !f.forwarded() && (!udp || f.udpProbe == "off" || f.noProbe) {
+	own := func(p ownPolicy) bool { return p.policy.Params.UDPProbe != servicetraceroute.UDPOff }
+	udp = udp && (f.udpProbe != "off" || slices.ContainsFunc(f.own, own))
+	if !f.forwarded() && (f.noProbe || !udp) {
 		return nil
 	}
 	return []privilege.Capability{privilege.NetAdmin}
@@ -93,6 +94,9 @@ func (f *traceFlags) what() string {
 	}
 	for _, h := range f.hosts {
 		all = append(all, output.Escape(h))
+	}
+	for _, m := range f.match {
+		all = append(all, output.Escape(m))
 	}
 	for _, p := range f.processes {
 		all = append(all, "process "+strconv.Quote(p))

@@ -5,32 +5,42 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"servicetraceroute"
 )
 
-// probeFlags say how flows are probed, whatever selects them.
+// paramFlags say how one flow is probed.
+type paramFlags struct {
+	algorithm, udpProbe string
+	params              servicetraceroute.Params
+	maxSilent           int
+	borders, borderFile []string
+}
+
+// probeFlags are these, and what holds for all flows together.
 type probeFlags struct {
-	algorithm                                  string
-	params                                     servicetraceroute.Params
-	maxSilent                                  int
-	borders, borderFile, excludes, excludeFile []string
-	rate, hopRate                              int
-	loopback                                   bool
-	udpProbe                                   string
+	paramFlags
+	excludes, excludeFile []string
+	rate, hopRate         int
+	loopback              bool
+	backend               string
 }
 
 var algorithms = []string{"packet-by-packet", "hop-by-hop", "concurrent", "adaptive"}
 
+// backends are the words of --backend; this version has one of them, and what chooses it.
+var backends = []string{"auto", "afpacket", "ebpf", "sock"}
+
 var udpProbes = []string{"off", "auto", "always"}
 
-// declare defines the flags and their completion.
-func (f *probeFlags) declare(cmd *cobra.Command) {
-	fl := cmd.Flags()
+// declare defines the flags.
+func (f *paramFlags) declare(fl *pflag.FlagSet) {
 	fl.StringVar(&f.algorithm, "algorithm", "adaptive", "order of the probes: "+strings.Join(algorithms, ", "))
 	fl.IntVar(&f.params.FirstTTL, "first-ttl", 1, "TTL to start at")
 	fl.IntVar(&f.params.MaxTTL, "max-ttl", 32, "highest TTL")
@@ -42,12 +52,20 @@ func (f *probeFlags) declare(cmd *cobra.Command) {
 	fl.StringArrayVar(&f.borders, "border", nil, "stop at an answer from this address or `PREFIX` (repeat)")
 	fl.StringArrayVar(&f.borderFile, "border-file", nil, "`FILE` of borders, one a line")
 	fl.DurationVar(&f.params.FlowTimeout, "flow-timeout", 0, "end the trace of a flow silent for so long; 0: no, of UDP after 60s")
+	fl.StringVar(&f.udpProbe, "udp-probe", "auto", "probe UDP flows: off, auto (QUIC and streams), always")
+}
+
+// declare defines the flags and their completion.
+func (f *probeFlags) declare(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	f.paramFlags.declare(fl)
 	fl.IntVar(&f.rate, "rate", 1000, "probes per second of this process")
 	fl.IntVar(&f.hopRate, "hop-rate", 200, "probes per second and router, at most")
 	fl.StringArrayVar(&f.excludes, "exclude", nil, "never probe this address or `PREFIX` (repeat)")
 	fl.StringArrayVar(&f.excludeFile, "exclude-file", nil, "`FILE` of addresses and prefixes never probed, one a line")
-	fl.StringVar(&f.udpProbe, "udp-probe", "auto", "probe UDP flows: off, auto (QUIC and streams), always")
 	fl.BoolVar(&f.loopback, "loopback", false, "also probe flows that end on this host")
+	fl.StringVar(&f.backend, "backend", "auto", "how packets are seen and sent: auto, afpacket (packet sockets)")
+	completeWith(cmd, "backend", backends[:2])
 	completeWith(cmd, "algorithm", algorithms)
 	completeWith(cmd, "udp-probe", udpProbes)
 }
@@ -61,31 +79,46 @@ func completeWith(cmd *cobra.Command, flag string, words []string) {
 }
 
 // apply checks the flags and puts them into cfg.
-func (f *probeFlags) apply(cfg *servicetraceroute.Config) error {
-	cfg.Rate, cfg.HopRate, cfg.Loopback, cfg.Defaults = f.rate, f.hopRate, f.loopback, f.params
-	if err := cfg.Defaults.Algorithm.UnmarshalText([]byte(f.algorithm)); err != nil {
-		return usage(fmt.Errorf("--algorithm: unknown %q", f.algorithm), "one of "+strings.Join(algorithms, ", "))
+func (f *probeFlags) apply(cfg *servicetraceroute.Config) (err error) {
+	switch {
+	case !slices.Contains(backends, f.backend):
+		return usage(fmt.Errorf("--backend: unknown %q", f.backend), "auto or afpacket")
+	case !slices.Contains(backends[:2], f.backend):
+		return usage(fmt.Errorf("--backend %s: this version does not have it", f.backend), "packet sockets do the same: --backend afpacket, or leave it away")
 	}
-	if err := cfg.Defaults.UDPProbe.UnmarshalText([]byte(f.udpProbe)); err != nil {
-		return usage(fmt.Errorf("--udp-probe: unknown %q", f.udpProbe), "one of "+strings.Join(udpProbes, ", "))
+	cfg.Rate, cfg.HopRate, cfg.Loopback = f.rate, f.hopRate, f.loopback
+	if cfg.Defaults, err = f.read(); err != nil {
+		return err
+	}
+	if err := inBounds([]bounds{{"rate", f.rate, 1, 1e6}, {"hop-rate", f.hopRate, 1, 1e6}}); err != nil {
+		return err
+	}
+	return prefixes("--exclude", f.excludes, f.excludeFile, &cfg.Exclude)
+}
+
+// read checks the flags and returns them in the library's terms.
+func (f *paramFlags) read() (p servicetraceroute.Params, err error) {
+	p = f.params
+	if err := p.Algorithm.UnmarshalText([]byte(f.algorithm)); err != nil {
+		return p, usage(fmt.Errorf("--algorithm: unknown %q", f.algorithm), "one of "+strings.Join(algorithms, ", "))
+	}
+	if err := p.UDPProbe.UnmarshalText([]byte(f.udpProbe)); err != nil {
+		return p, usage(fmt.Errorf("--udp-probe: unknown %q", f.udpProbe), "one of "+strings.Join(udpProbes, ", "))
 	}
 	for name, value := range map[string]time.Duration{
 		"flow-timeout": f.params.FlowTimeout, "probe-interval": f.params.ProbeInterval, "ttl-interval": f.params.TTLInterval,
 	} {
 		if err := notNegative(name, value); err != nil {
-			return err
+			return p, err
 		}
 	}
-	if f.params.Timeout <= 0 {
-		return usage(fmt.Errorf("--timeout: %v is not above 0", f.params.Timeout), "for example --timeout 2s")
+	if f.params.Timeout <= 0 || f.params.Timeout > time.Minute {
+		return p, usage(fmt.Errorf("--timeout: %v is not above 0 and at most a minute", f.params.Timeout), "for example --timeout 2s")
 	}
-	if err := f.numbers(&cfg.Defaults); err != nil {
-		return err
+	if err := f.numbers(&p); err != nil {
+		return p, err
 	}
-	if err := prefixes("--exclude", f.excludes, f.excludeFile, &cfg.Exclude); err != nil {
-		return err
-	}
-	return prefixes("--border", f.borders, f.borderFile, &cfg.Defaults.Borders)
+	return p, prefixes("--border", f.borders, f.borderFile, &p.Borders)
 }
 
 func notNegative(flag string, d time.Duration) error {
@@ -96,17 +129,13 @@ func notNegative(flag string, d time.Duration) error {
 }
 
 // numbers checks what the library takes for "the default" when it is 0.
-func (f *probeFlags) numbers(p *servicetraceroute.Params) error {
-	for _, n := range []struct {
-		flag             string
-		value, low, high int
-	}{
+func (f *paramFlags) numbers(p *servicetraceroute.Params) error {
+	err := inBounds([]bounds{
 		{"first-ttl", f.params.FirstTTL, 1, 255}, {"max-ttl", f.params.MaxTTL, 1, 255}, {"probes", f.params.Probes, 1, 20},
-		{"max-silent", f.maxSilent, 0, 255}, {"rate", f.rate, 1, 1e6}, {"hop-rate", f.hopRate, 1, 1e6},
-	} {
-		if n.value < n.low || n.value > n.high {
-			return usage(fmt.Errorf("--%s: %d is not within %d to %d", n.flag, n.value, n.low, n.high), "")
-		}
+		{"max-silent", f.maxSilent, 0, 255},
+	})
+	if err != nil {
+		return err
 	}
 	if f.params.FirstTTL > f.params.MaxTTL {
 		return usage(fmt.Errorf("--first-ttl %d is beyond --max-ttl %d", f.params.FirstTTL, f.params.MaxTTL), "")
@@ -117,6 +146,21 @@ func (f *probeFlags) numbers(p *servicetraceroute.Params) error {
 	}
 	// As near to none as the library's "0 is the default" allows.
 	p.ProbeInterval, p.TTLInterval = max(p.ProbeInterval, 1), max(p.TTLInterval, 1)
+	return nil
+}
+
+// bounds are those of a flag's number.
+type bounds struct {
+	flag             string
+	value, low, high int
+}
+
+func inBounds(list []bounds) error {
+	for _, n := range list {
+		if n.value < n.low || n.value > n.high {
+			return usage(fmt.Errorf("--%s: %d is not within %d to %d", n.flag, n.value, n.low, n.high), "")
+		}
+	}
 	return nil
 }
 

@@ -27,7 +27,7 @@ Needs no privileges and sends nothing. Probes that were captured, as by trace
 flows are shown unless these flags select:
 
 What:   --service NAME  --catalogue FILE  --no-dns
-        --host ADDR|PREFIX|NAME (and all below it)|*.NAME|/REGEX/
+        --host ADDR|PREFIX|NAME (and all below)|*.NAME|/REGEX/  --match EXPR
 Narrow: --port N|A-B  --proto tcp|udp  --interface IF --direction out|in  -4 -6
 Ends:   --local ADDR|PREFIX (whose flows; else as the file tells, or clients')
 Traced: --algorithm WORD --timeout 2s --probes 3 --border PREFIX (as it was)
@@ -72,7 +72,7 @@ func newReplayCommand() *cobra.Command {
 	fl := cmd.Flags()
 	f.declareWhich(cmd)
 	fl.StringArrayVar(&f.local, "local", nil, "address or `PREFIX` of the near end of flows, which probes leave from (repeat)")
-	f.udpProbe = "auto"
+	f.udpProbe, f.backend = "auto", backends[0]
 	f.params.FirstTTL, f.params.MaxTTL, f.rate, f.hopRate = 1, 32, 1, 1
 	fl.StringVar(&f.algorithm, "algorithm", "adaptive", "order of the probes when they were sent: "+strings.Join(algorithms, ", "))
 	completeWith(cmd, "algorithm", algorithms)
@@ -90,7 +90,7 @@ func newReplayCommand() *cobra.Command {
 	}
 	cmd.SetFlagErrorFunc(replayFlagError)
 	helpText(cmd, replayHelp)
-	return cmd
+	return configurable(cmd, &f.configuration)
 }
 
 // ofOwners are the flags of trace about what no file tells.
@@ -125,12 +125,12 @@ func (f *replayFlags) config(stderr io.Writer) (r servicetraceroute.Replay, sel 
 		return r, sel, err
 	}
 	sel = servicetraceroute.Selection{
-		Hosts: f.hosts, Ports: f.ports, Interfaces: f.interfaces, IPv4Only: f.v4, IPv6Only: f.v6, Params: cfg.Defaults,
+		Hosts: f.hosts, Match: f.match, Ports: f.ports, Interfaces: f.interfaces, IPv4Only: f.v4, IPv6Only: f.v6, Params: cfg.Defaults,
 	}
 	if err := f.words(&sel); err != nil {
 		return r, sel, err
 	}
-	r = servicetraceroute.Replay{NoDNS: f.noDNS, Label: f.label, All: len(f.hosts)+len(f.services) == 0}
+	r = servicetraceroute.Replay{NoDNS: f.noDNS, Label: f.label, All: len(f.hosts)+len(f.services)+len(f.match) == 0}
 	if err := prefixes("--local", f.local, nil, &r.Local); err != nil {
 		return r, sel, err
 	}

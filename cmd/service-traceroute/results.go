@@ -22,7 +22,8 @@ type resultFlags struct {
 	verbose, privacy    bool
 	pcap                pcapFlags
 
-	reported output.Params // parameters of the run, known after apply
+	reported output.Options // how records are written, known after open but for the parameters of the run
+	out      io.Writer
 	mask     *privacy.Mask // nil: nothing is masked
 }
 
@@ -53,7 +54,7 @@ func (f *resultFlags) apply(cfg *servicetraceroute.Config, stderr io.Writer) err
 			"leave one of them away, or trace twice")
 	}
 	cfg.Label = f.label
-	f.reported = shown(cfg.Defaults)
+	f.reported.Params = shown(cfg.Defaults)
 	if f.privacy {
 		f.mask = privacy.New(privacy.NewKey())
 		stderr = f.mask.Log(stderr)
@@ -85,13 +86,18 @@ func (f *resultFlags) open(ctx context.Context, stdout, stderr io.Writer, verbos
 		}
 		out, done = file, func() error { return failed(file.Close(), "") }
 	}
-	w, err = output.New(f.format, out, output.Options{
-		Verbose: verbose, Style: styled(out), Version: version(), Params: f.reported,
-	})
+	f.out, f.reported.Verbose, f.reported.Style, f.reported.Version = out, verbose, styled(out), version()
+	w, err = f.writer()
+	return w, done, err
+}
+
+// writer writes records as the flags say.
+func (f *resultFlags) writer() (w output.Writer, err error) {
+	w, err = output.New(f.format, f.out, f.reported)
 	if f.mask != nil && err == nil {
 		w = f.mask.Filter(w)
 	}
-	return w, done, usage(err, "")
+	return w, usage(err, "")
 }
 
 // masked is a text for people as --privacy wants it.

@@ -55,7 +55,7 @@ func newRootCommand() *cobra.Command {
 	root.CompletionOptions.DisableDefaultCmd = true
 	help := newHelpCommand()
 	root.SetHelpCommand(help)
-	root.AddCommand(newDemoCommand(), configurable(newTraceCommand()), configurable(newRunCommand()), configurable(newDialCommand()), configurable(newReplayCommand()),
+	root.AddCommand(newDemoCommand(), newTraceCommand(), newRunCommand(), newDialCommand(), newReplayCommand(),
 		newServicesCommand(), newCompletionCommand())
 	uniform(help)
 	uniform(root)
@@ -107,7 +107,7 @@ func flagError(cmd *cobra.Command, err error) error {
 		var names []string
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
 		name := unknown.GetSpecifiedName()
-		if like := nearest(name, names); strings.HasPrefix(like, name) || like != "" && spell.Distance(name, like) == 1 {
+		if like := spell.Nearest(name, names); strings.HasPrefix(like, name) || like != "" && spell.Distance(name, like) == 1 {
 			hint = "did you mean --" + like + "?"
 		}
 	}

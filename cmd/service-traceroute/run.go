@@ -25,7 +25,7 @@ ended: text on standard error, other formats on standard output; with -o FILE as
 it is found. Under sudo CMD runs as the user who called it.
 
 Who:    --user NAME (run CMD as this user)
-Narrow: --host ADDR|PREFIX|NAME  --port N|A-B  --interface IF  -4  -6
+Narrow: --host ADDR|PREFIX|NAME  --match EXPR  --port N  --interface IF  -4  -6
 How:    --algorithm WORD  --probes 3  --max-ttl 32  --timeout 2s  --no-probe
         --retrace D  --exclude PREFIX
 Output: --output text|json|reference|scamper  -o FILE  --privacy  -v
@@ -56,7 +56,7 @@ func newRunCommand() *cobra.Command {
 	// What follows the command's name is the command's.
 	cmd.Flags().SetInterspersed(false)
 	helpText(cmd, runHelp)
-	return cmd
+	return configurable(cmd, &f.configuration)
 }
 
 // runFlags are the flags of run as the user wrote them.

@@ -12,6 +12,7 @@ import (
 
 	"servicetraceroute"
 	"servicetraceroute/internal/domain"
+	"servicetraceroute/internal/match"
 	"servicetraceroute/internal/privilege"
 )
 
@@ -34,8 +35,11 @@ func openFailed(err error) error {
 // watchFailed says what helps when a selection was refused.
 func watchFailed(err error) error {
 	var pattern *domain.Error
+	var expression *match.Error
 	err = inFlags(err)
 	switch {
+	case errors.As(err, &expression) && expression.Hint != "":
+		return usage(err, expression.Hint)
 	case errors.As(err, &pattern) && pattern.Hint != "":
 		return usage(err, pattern.Hint)
 	case errors.Is(err, net.ErrClosed):
@@ -49,6 +53,7 @@ func inFlags(err error) error {
 	text := err.Error()
 	for library, flag := range map[string]string{
 		"servicetraceroute: Selection.Hosts: ":      "--host: ",
+		"servicetraceroute: Selection.Match: ":      "--match: ",
 		"servicetraceroute: Selection.Ports: ":      "--port: ",
 		"servicetraceroute: Selection.Processes: ":  "--process: ",
 		"servicetraceroute: Selection.PIDs: ":       "--pid: ",
@@ -69,6 +74,7 @@ func inFlags(err error) error {
 		"FlowTimeout": "--flow-timeout",
 	} {
 		text = strings.Replace(text, "servicetraceroute: Config.Defaults: Params."+field+": ", flag+": ", 1)
+		text = strings.Replace(text, "servicetraceroute: Selection.Params."+field+": ", flag+": ", 1)
 	}
 	return &worded{text, err}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -15,12 +16,11 @@ import (
 )
 
 const traceHelp = `Trace the flows of services and hosts, existing and new ones, until stopped.
-
-Usage:  service-traceroute trace --service NAME|--host HOST [flags]
+Usage:  service-traceroute trace --service NAME|--host HOST|--match EXPR [flags]
 
 What:   --service NAME (of: services list)  --catalogue FILE  --no-dns
         --host ADDR|PREFIX|NAME (and all below it)|*.NAME|/REGEX/
-        --process NAME  --pid N  --cgroup PATH
+        --match EXPR (docs/match.md)  --process NAME  --pid N  --cgroup PATH
 Narrow: all of these, --port N|A-B  --proto tcp|udp  --udp-probe off|auto|always
         --interface IF  --direction out|in|transit (forwarded)|any  -4  -6
 Where:  --netns NAME|PATH|all (containers: another network namespace, or each)
@@ -31,11 +31,12 @@ When:   --duration D --idle D --stop-new-after D  --retrace D  --every 10m|once
         --per flow|destination|port   --start-on any|payload
 Rates:  --rate 1000 probes/s in all  --hop-rate 200 probes/s per router, at most
 Output: --output text|json|reference|scamper  -o FILE  --privacy  --pcap FILE
-Flags from a file: --config FILE.yaml    All, explained: trace --help-all
+From a file: --config FILE (SIGHUP: once more)  All, explained: trace --help-all
 
 Examples:
   sudo service-traceroute trace --host '*.example.com' --pcap packets.pcapng
   service-traceroute trace --service netflix --duration 1m --output json
+  service-traceroute trace --match 'dport in 8000..8999 && process == "curl"'
 
 Ctrl-C prints what was found. Exit: 0 done, 1 failed, 2 usage, 3 none matched.
 `
@@ -58,7 +59,7 @@ func newTraceCommand() *cobra.Command {
 	}
 	f.declare(cmd)
 	helpText(cmd, traceHelp)
-	return cmd
+	return configurable(cmd, &f.configuration)
 }
 
 func noArguments(cmd *cobra.Command, args []string) error {
@@ -91,7 +92,7 @@ func (f *traceFlags) run(ctx context.Context, stdout, stderr io.Writer) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	keep := append(append(f.needs(), f.dropping()...), seeing(f.any())...)
+	keep := append(append(f.needs(), f.dropping()...), seeing(cfg.Processes)...)
 	if err := privilege.Drop(keep...); err != nil {
 		return failed(err, "")
 	}
@@ -107,8 +108,16 @@ func (f *traceFlags) run(ctx context.Context, stdout, stderr io.Writer) (err err
 func (f *traceFlags) watch(ctx context.Context, t watcher, sel servicetraceroute.Selection, w output.Writer, stderr io.Writer) error {
 	progress := startProgress(stderr, "watching for flows of "+f.what(), t)
 	defer progress.stop()
-	sel.Ready = progress.begin
-	matched := false
+	current := &switching{w}
+	wishes, enough := f.hangups()
+	var following sync.WaitGroup
+	inner, over := context.WithCancel(ctx)
+	defer func() { enough(); over(); following.Wait() }()
+	sel.Ready = func() {
+		progress.begin()
+		following.Go(func() { f.follow(inner, wishes, t, current, progress) })
+	}
+	matched, ambiguous := false, 0
 	for ev, err := range t.Watch(ctx, sel) {
 		if err != nil && ctx.Err() != nil {
 			break // the time was over, or Ctrl-C came, while names were resolved
@@ -116,15 +125,22 @@ func (f *traceFlags) watch(ctx context.Context, t watcher, sel servicetraceroute
 		if err != nil {
 			return watchFailed(err)
 		}
-		if flow, ok := ev.(*trace.Flow); ok && flow.State != trace.FlowIgnored {
-			matched = true
+		if flow, ok := ev.(*trace.Flow); ok {
+			matched = matched || flow.State != trace.FlowIgnored
+			if flow.Reason == trace.ReasonAmbiguous {
+				ambiguous++
+			}
 		}
-		if err := progress.aside(func() error { return w.Write(ev) }); err != nil {
+		if err := progress.aside(func() error { return current.Write(ev) }); err != nil {
 			return failed(fmt.Errorf("write: %w", err), "")
 		}
 	}
-	over := errors.Is(ctx.Err(), context.DeadlineExceeded) || ctx.Err() == nil
-	if over && !matched {
+	late := errors.Is(ctx.Err(), context.DeadlineExceeded) || ctx.Err() == nil
+	if late && !matched && ambiguous > 0 {
+		return &failure{errNoMatch.err, fmt.Sprintf("flows to addresses with other names as well, whose clients named none: %d; "+
+			"-v shows them, and --host ADDRESS takes them", ambiguous), exitNoMatch}
+	}
+	if late && !matched {
 		return errNoMatch
 	}
 	return nil

@@ -5,16 +5,20 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
+	"iter"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"servicetraceroute"
 	"servicetraceroute/internal/output"
+	"servicetraceroute/trace"
 )
 
 // quiet is a source at which nothing ever arrives.
@@ -127,5 +131,29 @@ func TestPrefixes(t *testing.T) {
 		if p.String() != want[i] {
 			t.Errorf("%d: %v, want %s", i, p, want[i])
 		}
+	}
+}
+
+// puzzled is a watcher that sees one flow and cannot tell whose it is.
+type puzzled struct{ watcher }
+
+func (puzzled) Watch(_ context.Context, sel servicetraceroute.Selection) iter.Seq2[trace.Event, error] {
+	return func(yield func(trace.Event, error) bool) {
+		sel.Ready()
+		yield(&trace.Flow{State: trace.FlowIgnored, Reason: trace.ReasonAmbiguous}, nil)
+	}
+}
+
+// Flows that were left out because nothing tells whose they are get a hint of their own.
+func TestHintOfAmbiguousFlows(t *testing.T) {
+	var out bytes.Buffer
+	w, err := output.New("text", &out, output.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = (&traceFlags{}).watch(t.Context(), puzzled{}, servicetraceroute.Selection{}, w, io.Discard)
+	var f *failure
+	if !errors.As(err, &f) || f.status != exitNoMatch || !strings.Contains(f.hint, "named none: 1; -v shows them") {
+		t.Errorf("%+v", err)
 	}
 }

@@ -32,7 +32,7 @@ type Config struct {
 	// takes the ports of clients from (ip_local_port_range), and what comes there is what
 	// this host downloads.
 	Names, NamesIn bool
-	// RingBytes is the memory shared with the kernel; 0 is 4 MiB, with Payload 32 MiB.
+	// RingBytes is the memory shared with the kernel; 0 is 16 MiB, with Payload 32 MiB.
 	RingBytes int
 }
 

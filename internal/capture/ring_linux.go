@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	defaultRing = 4 << 20
+	defaultRing = 16 << 20 // 128 blocks: a reader that stalls for 0.1 s loses nothing
 	payloadRing = 32 << 20
 	blockSize   = 128 << 10
 	// retire is after how many milliseconds the kernel hands over a block that is

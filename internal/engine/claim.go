@@ -90,8 +90,8 @@ func (e *Engine) giveBack(now time.Time, f *flow.Flow, a *attachment) {
 		home.process, home.wondered = a.process, a.wondered
 		home.passing, home.place, home.client = a.passing, a.place, a.client
 		f.Attachment = home
-		if home.watch.Retrace > 0 && home.finished > 0 {
-			home.watch.retraceAt = earliest(home.watch.retraceAt, home.ended.Add(home.watch.Retrace))
+		if again := home.policy().Retrace; again > 0 && home.finished > 0 {
+			home.watch.retraceAt = earliest(home.watch.retraceAt, home.ended.Add(again))
 		}
 	}
 }

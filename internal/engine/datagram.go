@@ -105,7 +105,7 @@ var limitedBroadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 // udpRefusal says why a UDP flow that is known well enough must not be probed; 0 if it
 // may.
 func (e *Engine) udpRefusal(f *flow.Flow, a *attachment) trace.Reason {
-	switch mode := a.watch.params(a.service.Name).UDPProbe; {
+	switch mode := a.policy().Params.UDPProbe; {
 	case mode == probe.UDPOff:
 		return trace.ReasonUDPOff
 	case mode != probe.UDPAlways && !f.UDP.Harmless():

@@ -204,3 +204,32 @@ func TestTheNearestUnreachable(t *testing.T) {
 		t.Errorf("%+v", tr)
 	}
 }
+
+// A border ends the path, also when the destination was found before it answers.
+func TestBorderBehindTheDestination(t *testing.T) {
+	r := newRig(t, false, 3)
+	r.w.Params.Borders = []netip.Prefix{netip.MustParsePrefix("198.51.100.1/32")}
+	r.handshake()
+	r.exchange()
+	for end := r.now.Add(5 * time.Second); r.now.Before(end) && len(r.e.runs) > 0; {
+		n := r.reaching(3)
+		r.after(10 * time.Millisecond)
+		for i, b := range r.packets {
+			if b != nil && r.probes[i].TTL == 2 {
+				r.packets[i] = nil
+				r.timeExceeded(2, b)
+			}
+		}
+		if r.reaching(3) > n {
+			r.now = r.now.Add(rtt)
+			r.in(segment{flags: wire.ACK})
+		}
+		if len(r.e.runs) > 0 && r.e.runs[0].dest != nil {
+			r.routers(3)
+		}
+	}
+	all := r.traces()
+	if len(all) != 1 || all[0].Stop != trace.StopBorder || all[0].Reached || len(all[0].Hops) != 1 || !all[0].Complete {
+		t.Errorf("%v", all)
+	}
+}

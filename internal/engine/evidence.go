@@ -85,7 +85,7 @@ func (e *Engine) notePacket(p *capture.Packet, a *attachment, payload int) {
 	if !e.cfg.Evidence || a.refused {
 		return
 	}
-	if a.run == nil && a.finished > 0 && !e.again(p.Time, a.watch, a) {
+	if a.run == nil && a.finished > 0 && !a.again(p.Time) {
 		return
 	}
 	e.segmentAt = len(e.evidence)

@@ -122,7 +122,7 @@ func (e *Engine) consider(now time.Time, f *flow.Flow) {
 	}
 	e.wonder(now, f, a)
 	if a.finished > 0 {
-		if !e.again(now, w, a) {
+		if !a.again(now) {
 			return
 		}
 		if a.anew {
@@ -144,7 +144,8 @@ func (e *Engine) consider(now time.Time, f *flow.Flow) {
 	if e.paused || e.cfg.NoProbe || !e.ready(now, f, a) {
 		return
 	}
-	if w.OnPayload && f.BytesIn+f.BytesOut == 0 || a.finished == 0 && !w.free(now, f) {
+	p := a.policy()
+	if p.OnPayload && f.BytesIn+f.BytesOut == 0 || a.finished == 0 && !w.free(now, p, f) {
 		return
 	}
 	if len(e.runs) >= maxRuns {
@@ -200,9 +201,9 @@ func showsItself(f *flow.Flow) bool {
 
 // again reports whether a flow that was traced is to be traced once more: the same
 // connection by Retrace, another one with the same addresses and ports by Every.
-func (e *Engine) again(now time.Time, w *Watch, a *attachment) bool {
-	since := now.Sub(a.ended)
-	return w.Retrace > 0 && since >= w.Retrace || a.anew && w.Every >= 0 && since >= w.Every
+func (a *attachment) again(now time.Time) bool {
+	since, p := now.Sub(a.ended), a.policy()
+	return p.Retrace > 0 && since >= p.Retrace || a.anew && p.Every >= 0 && since >= p.Every
 }
 
 // refusal says why a flow must not be probed; 0 if it may.
@@ -255,7 +256,7 @@ func (e *Engine) ended(now time.Time, f *flow.Flow, a *attachment, stop trace.St
 	e.stats.Traces.ByStop[stop]++
 	service := a.service
 	e.emit(a.watch, &trace.Trace{
-		ID: e.newID(), Label: e.cfg.Label, Start: now, End: now, Algorithm: a.watch.params(service.Name).Algorithm,
+		ID: e.newID(), Label: e.cfg.Label, Start: now, End: now, Algorithm: a.watch.policy(service.Name).Params.Algorithm,
 		Flow: e.tuple(f), Service: &service, Process: a.whose(), Hops: []trace.Hop{}, Stop: stop, Reason: reason,
 		Observed: observed(f),
 	})

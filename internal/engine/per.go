@@ -9,7 +9,7 @@ import (
 	"servicetraceroute/internal/flow"
 )
 
-// Per says for what there is one trace at a time, and one within Watch.Every. The zero
+// Per says for what there is one trace at a time, and one within Policy.Every. The zero
 // value is PerFlow.
 type Per uint8
 
@@ -60,8 +60,8 @@ type keyed struct {
 }
 
 // key is what the flow shares its traces with; ok is false where that is nothing.
-func (w *Watch) key(f *flow.Flow) (k netip.AddrPort, ok bool) {
-	switch w.Per {
+func (p *Policy) key(f *flow.Flow) (k netip.AddrPort, ok bool) {
+	switch p.Per {
 	case PerDestination:
 		return netip.AddrPortFrom(f.Key.Dst.Addr(), 0), true
 	case PerPort:
@@ -71,19 +71,19 @@ func (w *Watch) key(f *flow.Flow) (k netip.AddrPort, ok bool) {
 }
 
 // free reports whether no other flow's trace stands in the way of this one's first.
-func (w *Watch) free(now time.Time, f *flow.Flow) bool {
-	k, ok := w.key(f)
+func (w *Watch) free(now time.Time, p *Policy, f *flow.Flow) bool {
+	k, ok := p.key(f)
 	if !ok {
 		return true
 	}
 	last, known := w.keys[k]
-	return !known || last.running == 0 && w.Every >= 0 && now.Sub(last.ended) >= w.Every
+	return !known || last.running == 0 && p.Every >= 0 && now.Sub(last.ended) >= p.Every
 }
 
 // occupy tells that a trace of the flow begins. The end of that has to be told to what it
 // returns; nil: to nobody.
-func (w *Watch) occupy(now time.Time, f *flow.Flow) *keyed {
-	k, ok := w.key(f)
+func (w *Watch) occupy(now time.Time, p *Policy, f *flow.Flow) *keyed {
+	k, ok := p.key(f)
 	if !ok {
 		return nil
 	}

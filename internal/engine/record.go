@@ -49,8 +49,8 @@ func (e *Engine) finish(now time.Time, r *run, stop trace.Stop) {
 	r.at.finished++
 	r.watch.running--
 	r.turn.vacate(now)
-	if r.watch.Retrace > 0 {
-		r.watch.retraceAt = earliest(r.watch.retraceAt, now.Add(r.watch.Retrace))
+	if again := r.watch.policy(r.at.service.Name).Retrace; again > 0 {
+		r.watch.retraceAt = earliest(r.watch.retraceAt, now.Add(again))
 	}
 	if e.cfg.Replay && (r.at.watch == nil || len(t.Hops) == 0) {
 		e.disown(t) // not selected after all, or none of its probes can be told from another

@@ -26,7 +26,7 @@ type again struct {
 // replay plays packets to an engine as Replay does; of what they say of their ways
 // nothing is left when blind.
 func replay(packets []capture.Packet, blind bool, sel service.Selector, local ...netip.Prefix) (out again) {
-	w := &Watch{Params: ReplayParams(probe.Defaults()), Every: -1, Selector: sel}
+	w := &Watch{Policy: Policy{Params: ReplayParams(probe.Defaults()), Every: -1}, Selector: sel}
 	now := packets[0].Time
 	out.e = New(now, Config{Rate: 1000, HopRate: 200, Replay: true, Local: Local(local), Seed: [32]byte{2}})
 	out.e.Add(now, w)
@@ -412,7 +412,7 @@ func TestReplayRewind(t *testing.T) {
 		ip, _, ok := tcpOf(p)
 		return ok && ip.TTL == 3
 	}) + 1
-	w := &Watch{Params: ReplayParams(probe.Defaults()), Every: -1, Selector: r.w.Selector}
+	w := &Watch{Policy: Policy{Params: ReplayParams(probe.Defaults()), Every: -1}, Selector: r.w.Selector}
 	now := r.log[0].Time
 	e := New(now, Config{Rate: 1000, HopRate: 200, Replay: true})
 	e.Add(now, w)
@@ -503,7 +503,7 @@ func TestReplayBounds(t *testing.T) {
 func TestReplayFrozen(t *testing.T) {
 	at := time.Unix(1_800_000_000, 0)
 	e := New(at, Config{Rate: 1000, HopRate: 200, Replay: true})
-	e.Add(at, &Watch{Params: ReplayParams(probe.Defaults()), Selector: everything})
+	e.Add(at, &Watch{Policy: Policy{Params: ReplayParams(probe.Defaults())}, Selector: everything})
 	e.table = flow.NewTable(8, flowIdle)
 	e.table.OnRemove = e.removed
 	r := rig{me: netip.MustParseAddrPort("192.0.2.1:40000"), peer: netip.MustParseAddrPort("203.0.113.7:443")}

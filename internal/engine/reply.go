@@ -172,6 +172,9 @@ func (e *Engine) expired(t *run, s *probe.Sent, r probe.Reply) {
 	if t.isBorder(r.From) {
 		t.plan.Limit(s.TTL)
 		t.stopAt = trace.StopBorder
+		if t.dest != nil && t.dest.TTL > s.TTL { // it answered first, from beyond
+			t.dest = nil
+		}
 	}
 }
 

@@ -60,7 +60,7 @@ func newRigOf(t *testing.T, v6 bool, distance int, cfg Config, peer netip.AddrPo
 	}
 	cfg.Rate, cfg.HopRate, cfg.Seed = 1000, 200, [32]byte{1}
 	r.e = New(r.now, cfg)
-	r.w = &Watch{Params: probe.Defaults(), Every: time.Hour, Selector: service.Selector{Rules: []service.Rule{{
+	r.w = &Watch{Policy: Policy{Params: probe.Defaults(), Every: time.Hour}, Selector: service.Selector{Rules: []service.Rule{{
 		Prefix:  netip.PrefixFrom(r.peer.Addr(), r.peer.Addr().BitLen()),
 		Service: trace.Service{Name: "x", By: trace.ByAddress, Value: "x"},
 	}}}}

@@ -580,3 +580,24 @@ func TestForgedAcknowledgements(t *testing.T) {
 		}
 	}
 }
+
+// A flow that is silent for too long ends its trace, where that is wanted.
+func TestFlowTimeout(t *testing.T) {
+	for _, limit := range []time.Duration{0, 3 * time.Second} {
+		r := newRig(t, false, 20)
+		r.w.Params.FlowTimeout, r.w.Params.MaxSilent = limit, 0
+		r.handshake()
+		r.exchange()
+		r.after(2 * time.Second)
+		r.exchange() // it speaks, so the time begins anew
+		r.after(2900 * time.Millisecond)
+		if all := r.traces(); len(all) != 0 {
+			t.Fatalf("%v: %v", limit, all[0])
+		}
+		r.after(300 * time.Millisecond)
+		all := r.traces()
+		if ended := len(all) == 1 && all[0].Stop == trace.StopFlowIdle; ended != (limit > 0) {
+			t.Errorf("%v: %v", limit, all)
+		}
+	}
+}

@@ -111,7 +111,7 @@ func (e *Engine) begin(now time.Time, f *flow.Flow, a *attachment) {
 		w = e.watches[0]
 	}
 	r := &run{
-		id: e.newID(), flow: f, at: a, watch: w, params: w.params(a.service.Name), near: a.near,
+		id: e.newID(), flow: f, at: a, watch: w, params: w.policy(a.service.Name).Params, near: a.near,
 		start: now, progressAt: now, probedAt: now, before: f.LastSeen, index: -1, wake: now,
 	}
 	r.fence = e.fence(now, f)
@@ -122,7 +122,7 @@ func (e *Engine) begin(now time.Time, f *flow.Flow, a *attachment) {
 	}
 	a.run = r
 	w.running++
-	r.turn = w.occupy(now, f)
+	r.turn = w.occupy(now, w.policy(a.service.Name), f)
 	w.begun = true
 	e.stats.Traces.Started++
 	heap.Push(&e.runs, r)
@@ -312,7 +312,7 @@ func (e *Engine) over(now time.Time, r *run) (trace.Stop, bool) {
 // prove takes the destination for known once its answers say where it is.
 func (e *Engine) prove(now time.Time, r *run) {
 	ttl, ok := r.reach.Done(!r.noisy)
-	if !ok || r.dest != nil {
+	if !ok || r.dest != nil || r.stopAt == trace.StopBorder {
 		return
 	}
 	at, rtt := r.reach.Proof()

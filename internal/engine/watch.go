@@ -14,16 +14,10 @@ import (
 // Watch is a selection of flows and what is to be done with them.
 type Watch struct {
 	Selector     service.Selector
-	Params       probe.Params
-	Every        time.Duration // least time between traces of one flow; negative: once
-	Retrace      time.Duration // 0: off
+	Policy       // of all flows but those of the services in
+	Policies     map[string]*Policy
 	StopNewAfter time.Duration // 0: never
 	Single       bool          // only the first flow that it selects
-	Per          Per           // what Every counts for
-	// OnPayload: a trace begins no sooner than the flow carries payload.
-	OnPayload bool
-	// ServiceParams are, by the name of the service, what takes the place of Params.
-	ServiceParams map[string]probe.Params
 
 	begun     bool // with its first flow
 	started   time.Time
@@ -31,7 +25,17 @@ type Watch struct {
 	matched   uint64
 	running   int
 	retraceAt time.Time
-	keys      map[netip.AddrPort]*keyed // by destination, unless Per is PerFlow
+	keys      map[netip.AddrPort]*keyed // by destination, of policies whose Per is not PerFlow
+}
+
+// Policy says when and how flows are traced.
+type Policy struct {
+	Params  probe.Params
+	Every   time.Duration // least time between traces of one flow; negative: once
+	Retrace time.Duration // 0: off
+	Per     Per           // what Every counts for
+	// OnPayload: a trace begins no sooner than the flow carries payload.
+	OnPayload bool
 }
 
 // Matched is the number of flows that the watch selected so far.
@@ -50,11 +54,12 @@ func (w *Watch) late(now time.Time) bool {
 	return w.StopNewAfter > 0 && now.Sub(w.started) > w.StopNewAfter
 }
 
-func (w *Watch) params(service string) probe.Params {
-	if p, ok := w.ServiceParams[service]; ok {
+// policy is that of a service's flows.
+func (w *Watch) policy(service string) *Policy {
+	if p, ok := w.Policies[service]; ok {
 		return p
 	}
-	return w.Params
+	return &w.Policy
 }
 
 // single reports whether the watch wants one flow, which is known exactly.
@@ -94,6 +99,9 @@ type attachment struct {
 	newest   [2]print // of a replayed flow: its newest packet out and in
 }
 
+// policy is that of the flow's service. Some watch has the flow.
+func (a *attachment) policy() *Policy { return a.watch.policy(a.service.Name) }
+
 // Add starts a watch; flows already in the table are looked at again.
 func (e *Engine) Add(now time.Time, w *Watch) {
 	w.started, w.lastSeen = now, now
@@ -127,16 +135,11 @@ func (e *Engine) closedBefore(now time.Time, f *flow.Flow) {
 	e.ended(now, f, a, trace.StopFlowClosed, 0)
 }
 
-// Replace gives a watch another selection and other parameters. Traces in progress
+// Replace gives a watch another selection and other policies. Traces in progress
 // of flows that it no longer selects end as cancelled, the others go on as they
-// began.
+// began; their flows keep their service.
 func (e *Engine) Replace(now time.Time, w *Watch, by Watch) {
-	w.Selector, w.Params, w.ServiceParams = by.Selector, by.Params, by.ServiceParams
-	w.Every, w.Retrace, w.StopNewAfter = by.Every, by.Retrace, by.StopNewAfter
-	if w.Per != by.Per {
-		w.Per, w.keys = by.Per, nil
-	}
-	w.OnPayload = by.OnPayload
+	w.Selector, w.Policy, w.Policies, w.StopNewAfter = by.Selector, by.Policy, by.Policies, by.StopNewAfter
 	w.started, w.lastSeen, w.retraceAt = now, now, time.Time{}
 	e.attune()
 	e.epoch++
@@ -145,9 +148,9 @@ func (e *Engine) Replace(now time.Time, w *Watch, by Watch) {
 		if !ok || a.watch != w {
 			continue
 		}
-		if s, v := w.Selector.Match(e.tuple(f), e.known(now, f, a)); v == service.Yes {
-			a.service, a.epoch = s, e.epoch
-			if w.Retrace > 0 && a.finished > 0 {
+		if _, v := w.Selector.Match(e.tuple(f), e.known(now, f, a)); v == service.Yes {
+			a.epoch = e.epoch
+			if a.policy().Retrace > 0 && a.finished > 0 {
 				w.retraceAt = now
 			}
 			continue
@@ -223,7 +226,7 @@ func (e *Engine) match(now time.Time, f *flow.Flow) *attachment {
 	a.epoch = e.epoch
 	t := e.tuple(f)
 	for _, w := range e.watches {
-		if len(w.Selector.Interfaces) > 0 && !f.Egress.Known {
+		if w.Selector.ByInterface() && !f.Egress.Known {
 			a.epoch = 0 // an accepted flow: look again when something leaves
 			continue
 		}
@@ -304,7 +307,11 @@ func (e *Engine) retraceDue(now time.Time, w *Watch) {
 		if !ok || a.watch != w || a.run != nil || a.finished == 0 || f.TCP.Closed {
 			continue
 		}
-		if due := a.ended.Add(w.Retrace); due.After(now) {
+		again := a.policy().Retrace
+		if again == 0 {
+			continue
+		}
+		if due := a.ended.Add(again); due.After(now) {
 			w.retraceAt = earliest(w.retraceAt, due)
 		} else {
 			e.consider(now, f)

@@ -5,12 +5,14 @@
 package output
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"servicetraceroute/trace"
@@ -54,7 +56,7 @@ func New(format string, w io.Writer, opts Options) (Writer, error) {
 	case "text":
 		return &Text{w: w, verbose: opts.Verbose, style: opts.Style}, nil
 	case "json":
-		return &ndjson{json.NewEncoder(w)}, nil
+		return &ndjson{json.NewEncoder(harmless{w})}, nil
 	case "reference":
 		return &reference{encoder(w), opts}, nil
 	case "scamper":
@@ -66,9 +68,9 @@ func New(format string, w io.Writer, opts Options) (Writer, error) {
 // ndjson writes one JSON object a line.
 type ndjson struct{ enc *json.Encoder }
 
-// encoder writes one JSON object a line, names as they are but for what JSON escapes.
+// encoder writes one JSON object a line, HTML's characters as they are.
 func encoder(w io.Writer) *json.Encoder {
-	enc := json.NewEncoder(w)
+	enc := json.NewEncoder(harmless{w})
 	enc.SetEscapeHTML(false)
 	return enc
 }
@@ -76,12 +78,46 @@ func encoder(w io.Writer) *json.Encoder {
 // Write implements Writer.
 func (n *ndjson) Write(ev trace.Event) error { return n.enc.Encode(ev) }
 
+// harmless is where a json.Encoder writes to. JSON itself escapes the control characters
+// below U+0020 alone (RFC 8259, section 7); a record that is shown on a terminal must not
+// command it by one of the others either. What is read from it stays the same.
+type harmless struct{ w io.Writer }
+
+// Write takes whole characters, as an Encoder writes whole values. All that are not ASCII
+// are within strings.
+func (h harmless) Write(b []byte) (int, error) {
+	out := b
+	if bytes.IndexFunc(b, odd) >= 0 {
+		out = make([]byte, 0, len(b)+64)
+		for text := b; len(text) > 0; {
+			r, size := utf8.DecodeRune(text)
+			if odd(r) {
+				for _, unit := range utf16.AppendRune(nil, r) {
+					out = fmt.Appendf(out, `\u%04x`, unit)
+				}
+			} else {
+				out = append(out, text[:size]...)
+			}
+			text = text[size:]
+		}
+	}
+	if _, err := h.w.Write(out); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// odd are the characters that an Encoder leaves as they are and that are not safe.
+func odd(r rune) bool { return r >= 0x7f && !safe(r) }
+
+// safe are the characters that a terminal shows, one after another.
+func safe(r rune) bool {
+	return unicode.IsPrint(r) && r != utf8.RuneError && !unicode.Is(unicode.Bidi_Control, r)
+}
+
 // Escape makes text from outside safe to show: control characters, invalid UTF-8
 // and characters that change the direction of writing are written as escapes.
 func Escape(text string) string {
-	safe := func(r rune) bool {
-		return unicode.IsPrint(r) && r != utf8.RuneError && !unicode.Is(unicode.Bidi_Control, r)
-	}
 	clean := true
 	for _, r := range text {
 		clean = clean && safe(r)

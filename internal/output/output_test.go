@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -89,6 +90,55 @@ func TestTextIsSafe(t *testing.T) {
 	if strings.ContainsAny(out, "\x1b\u202e") || !utf8.ValidString(out) {
 		t.Errorf("bytes from outside came through:\n%q", out)
 	}
+}
+
+// Nothing that a terminal obeys is in JSON either, and what is read is what there was.
+func TestJSONIsSafe(t *testing.T) {
+	name := "\x00\x1b\n\"\\\x7f\u0080\u0085\u009b2J\u202e\u2028\ufeff\U000e0001\ufffdok-ü.example"
+	tr := short()
+	tr.Label, tr.Process = name, &trace.Process{PID: 1, Name: name}
+	tr.Service = &trace.Service{Name: name, By: trace.BySNI, Value: name}
+	tr.Hops[0].Replies[0].Name = name
+	for _, format := range []string{"json", "reference", "scamper"} {
+		line := write(t, format, Options{Version: name}, tr)
+		for _, r := range strings.TrimSuffix(line, "\n") {
+			if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || strings.ContainsRune("\u202e\u2028\ufeff\U000e0001", r) {
+				t.Errorf("%s: %q came through:\n%q", format, r, line)
+			}
+		}
+		if strings.Count(line, "\n") != 1 || !strings.Contains(line, "ok-ü.example") {
+			t.Errorf("%s: %q", format, line)
+		}
+		if got := texts(t, line); !slices.Contains(got, name) {
+			t.Errorf("%s: the name is none of %q", format, got)
+		}
+	}
+}
+
+// texts are all strings in a JSON document.
+func texts(t *testing.T, line string) (all []string) {
+	t.Helper()
+	var doc any
+	if err := json.Unmarshal([]byte(line), &doc); err != nil {
+		t.Fatalf("%v: %q", err, line)
+	}
+	var walk func(v any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case string:
+			all = append(all, v)
+		case []any:
+			for _, inner := range v {
+				walk(inner)
+			}
+		case map[string]any:
+			for _, inner := range v {
+				walk(inner)
+			}
+		}
+	}
+	walk(doc)
+	return all
 }
 
 // Every published word has a sentence.

@@ -2,11 +2,13 @@ package output
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"servicetraceroute/trace"
 )
@@ -67,10 +69,24 @@ func TestMarks(t *testing.T) {
 	}
 }
 
-// FuzzEscape: nothing that a terminal obeys comes through.
+// FuzzEscape: nothing that a terminal obeys comes through, as text or as JSON.
 func FuzzEscape(f *testing.F) {
 	f.Add("a\x1b[31mb\xff\u202e")
+	f.Add("\u0085\u009b2J\x7f\U000e0001")
 	f.Fuzz(func(t *testing.T, in string) {
+		var b bytes.Buffer
+		if err := encoder(&b).Encode(in); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range strings.TrimSuffix(b.String(), "\n") {
+			if r < 0x20 || r >= 0x7f && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
+				t.Fatalf("JSON of %q is %q", in, b.String())
+			}
+		}
+		var back string
+		if err := json.Unmarshal(b.Bytes(), &back); err != nil || utf8.ValidString(in) && back != in {
+			t.Fatalf("%q came back as %q: %v", in, back, err)
+		}
 		for _, r := range Escape(in) {
 			if r < 0x20 || r >= 0x7f && r < 0xa0 || r == '\ufffd' || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
 				t.Fatalf("Escape(%q) holds %q", in, r)

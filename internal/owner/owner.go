@@ -21,6 +21,8 @@ type Owner struct {
 	Process trace.Process
 	// Exe is the base name of the executable, empty when it may not be read.
 	Exe string
+	// UID is the user of the socket.
+	UID uint32
 	// Under is the process of Want.Tree whose descendant the owner is; 0: none.
 	Under int
 	// Final: nothing more will be told.

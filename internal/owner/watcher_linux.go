@@ -224,7 +224,7 @@ func (w *Watcher) inquire(p *pending) bool {
 		w.unknown.Add(1)
 		return false
 	}
-	p.answer, p.ask = a, false
+	p.answer, p.ask, p.owner.UID = a, false, a.uid
 	return true
 }
 

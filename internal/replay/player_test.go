@@ -83,7 +83,7 @@ func probed() []packet {
 
 // play reads a file to its end or its error.
 func play(b []byte) (all []trace.Event, stats *trace.Stats, err error) {
-	w := &engine.Watch{Params: engine.ReplayParams(probe.Defaults()), Every: -1, Selector: service.Selector{All: true}}
+	w := &engine.Watch{Policy: engine.Policy{Params: engine.ReplayParams(probe.Defaults()), Every: -1}, Selector: service.Selector{All: true}}
 	p := New(bytes.NewReader(b), engine.Config{Rate: 1000, HopRate: 200}, w)
 	take := func() {
 		for _, rec := range p.Records() {

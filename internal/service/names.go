@@ -63,8 +63,11 @@ func serverPort(t trace.Tuple, k trace.FlowKey) uint16 {
 	return k.Dst.Port()
 }
 
-// ByName reports whether names can select a flow.
-func (s *Selector) ByName() bool {
+// ByName reports whether names decide, alone or among others.
+func (s *Selector) ByName() bool { return s.byName() || s.use(NameFields) }
+
+// byName reports whether names can select a flow without an expression.
+func (s *Selector) byName() bool {
 	named := func(o Offer) bool { return o.Domains != nil }
 	return s.Domains != nil || slices.ContainsFunc(s.Offers, named)
 }
@@ -86,7 +89,7 @@ func (s *Selector) what(t trace.Tuple, k *Known) (trace.Service, Verdict) {
 		return why, Yes
 	}
 	at, here := s.matchRules(t)
-	if here && at.By != trace.ByNameAtStart || !s.ByName() {
+	if here && at.By != trace.ByNameAtStart || !s.byName() {
 		if why, ok := s.offered(t, k); ok && !here {
 			return why, Yes
 		}

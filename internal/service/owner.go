@@ -10,12 +10,12 @@ import (
 
 // ByOwner reports whether a flow's owner decides, alone or among others.
 func (s *Selector) ByOwner() bool {
-	return len(s.Processes)+len(s.PIDs)+len(s.Cgroups) > 0 || s.Run != nil
+	return len(s.Processes)+len(s.PIDs)+len(s.Cgroups) > 0 || s.Run != nil || s.use(OwnerFields)
 }
 
 // Want is whom the selector needs to know.
 func (s *Selector) Want() owner.Want {
-	w := owner.Want{Everyone: len(s.Processes) > 0, PIDs: s.PIDs, Cgroups: s.Cgroups}
+	w := owner.Want{Everyone: len(s.Processes) > 0 || s.use(OwnerFields), PIDs: s.PIDs, Cgroups: s.Cgroups}
 	if r := s.Run; r != nil {
 		w.Tree = r.Tree
 		if r.Cgroup != "" {

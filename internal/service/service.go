@@ -47,13 +47,14 @@ type Run struct {
 	Tree    int    // else the process whose descendant it is
 }
 
-// Selector decides which flows are wanted. What: any Rule, Domains or Offer, or Flow, or
+// Selector decides which flows are wanted. What: any Rule, Domains, Offer or Expr, or Flow, or
 // All. All the other fields narrow; an empty one does not. Without any of the former those about
 // the flow's owner select by themselves.
 type Selector struct {
 	Rules      []Rule
 	Domains    Domains      // by name; nil: none
 	Offers     []Offer      // services
+	Exprs      []Expr       // for what none of the above selects
 	All        bool         // also what none of these selects, under its own name or address
 	Flow       *trace.Tuple // one flow, by its key on the wire; source port 0 and an invalid source match any
 	Ports      []PortRange
@@ -92,13 +93,20 @@ func (s *Selector) Match(t trace.Tuple, k *Known) (trace.Service, Verdict) {
 	if owned == No {
 		return trace.Service{}, No
 	}
-	if s.Flow == nil && len(s.Rules)+len(s.Offers) == 0 && s.Domains == nil && !s.All {
+	if s.Flow == nil && len(s.Rules)+len(s.Offers)+len(s.Exprs) == 0 && s.Domains == nil && !s.All {
 		if !s.ByOwner() {
 			return trace.Service{}, No
 		}
 		return why, owned
 	}
 	why, v := s.what(t, k)
+	// Who gave a host or a service a name wants it in the record: first words that may yet
+	// tell come before an expression that is true already.
+	if v != Yes && v != Listen {
+		if by, w := s.expressed(t, k); w > v {
+			why, v = by, w
+		}
+	}
 	if s.All && v <= Unclear {
 		why, v = itself(t, k)
 	}
@@ -164,6 +172,9 @@ func (s *Selector) narrowed(t trace.Tuple) bool {
 	return true
 }
 
+// ByInterface reports whether the interface decides at which a flow is followed.
+func (s *Selector) ByInterface() bool { return len(s.Interfaces) > 0 || s.use(InterfaceField) }
+
 // WantsUDP reports whether the selector may select a UDP flow.
 func (s *Selector) WantsUDP() bool {
 	if s.Flow != nil {
@@ -181,7 +192,7 @@ func (s *Selector) Accepted() bool {
 // when flows to anywhere may be wanted.
 func (s *Selector) Prefixes() []netip.Prefix {
 	var all []netip.Prefix
-	if s.ByName() || s.WantsTransit() { // a client's address is another where its packets leave
+	if s.ByName() || len(s.Exprs) > 0 || s.WantsTransit() { // a client's address is another where its packets leave
 		return nil
 	}
 	for i := range s.Offers {

@@ -2,6 +2,8 @@
 // exists, for "did you mean". It knows no words itself.
 package spell
 
+import "strings"
+
 // Distance is the Levenshtein distance of two words: how many bytes have to be
 // changed, added or left out to make one of the other.
 func Distance(a, b string) int {
@@ -21,4 +23,20 @@ func Distance(a, b string) int {
 		}
 	}
 	return row[len(b)]
+}
+
+// Nearest returns the word that needs the fewest edits, "" when none is near.
+func Nearest(word string, words []string) string {
+	for _, w := range words {
+		if len(word) > 2 && strings.HasPrefix(w, word) {
+			return w // cut short
+		}
+	}
+	best, least := "", max(2, len(word)/3)+1
+	for _, w := range words {
+		if d := Distance(word, w); d < least {
+			best, least = w, d
+		}
+	}
+	return best
 }

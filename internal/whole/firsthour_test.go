@@ -77,6 +77,20 @@ var firstHour = []typed{
 		command: `service-traceroute trace --service netflix --duration 6s & sleep 1; curl -sk -o /dev/null --resolve www.netflix.com:443:$S "https://www.netflix.com/slow/20000?for=4s"; wait`,
 		want:    `(?s)watching for flows of service netflix.*chosen by sni netflix \(www\.netflix\.com\).*reached the destination at TTL 4`,
 	},
+	{command: "service-traceroute services show netflx", status: 2, want: `^error: .*netflx.*\nhint: did you mean netflix\?`},
+	{
+		command: `service-traceroute trace --host alone.example --duration 6s & sleep 1; dig +short @$S AAAA alone.example; curl -gsk -o /dev/null "https://[$S6]/slow/20000?for=4s"; wait`,
+		want:    `(?s)chosen by dns alone\.example.*reached the destination at TTL 4`,
+	},
+	{
+		command: `service-traceroute trace --host one.example --port 443 --duration 5s & sleep 1; dig +short @$S one.example; dig +short @$S two.example; curl -sk -o /dev/null "https://$S/slow/2000?for=2s"; wait`,
+		want:    `(?s)error: the time is over and no flow matched\nhint: flows to addresses with other names as well, whose clients named none: 1; `,
+		mended:  "The hint did not tell of the flow that was left out.",
+	},
+	{
+		command: "service-traceroute trace --process crul --duration 2s & sleep 1; curl -sk -o /dev/null https://$S/bytes/1000; wait",
+		want:    `error: the time is over and no flow matched\nhint: `,
+	},
 	{command: "service-traceroute trace --interface eth9 --host $S", status: 1, want: `^error: --interface: "eth9": no such interface\nhint: interfaces here: lo, eth0\n$`},
 	{command: "service-traceroute trace --host $S --duration 1s", status: 3, want: `error: the time is over and no flow matched\nhint: `},
 	{
@@ -187,6 +201,12 @@ func newHour(t *testing.T) *hour {
 		if _, err := peer.ServeHTTPS(t.Context(), f.Node("server"), cfg); err != nil {
 			t.Fatal(err)
 		}
+	}
+	// Two names have one address, and one name has the other to itself.
+	zone := fmt.Sprintf("one.example. 60 IN A %[1]v\ntwo.example. 60 IN A %[1]v\nalone.example. 60 IN AAAA %[2]v\n",
+		f.Node("server").Addr(false), f.Node("server").Addr(true))
+	if _, err := peer.ServeDNS(t.Context(), f.Node("server"), peer.DNSConfig{Port: 53, Zone: zone}); err != nil {
+		t.Fatal(err)
 	}
 	// Other users have to be able to start the command.
 	var err error

@@ -209,11 +209,17 @@ func newTerminal(t *testing.T, in func(func() error) error) *terminal {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { master.Close() })
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
-	}
+	raw, err := master.SyscallConn() // Fd would make reading block, and Close wait for that
 	if err != nil {
+		t.Fatal(err)
+	}
+	var n int
+	control := raw.Control(func(fd uintptr) {
+		if n, err = unix.IoctlGetInt(int(fd), unix.TIOCGPTN); err == nil {
+			err = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0)
+		}
+	})
+	if err := errors.Join(control, err); err != nil {
 		t.Fatal(err)
 	}
 	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)

@@ -28,6 +28,7 @@ import (
 func TestMain(m *testing.M) {
 	talk()
 	confine()
+	visit()
 	heed()
 	labtest.Main(m)
 }
@@ -156,6 +157,10 @@ func TestCommand(t *testing.T) {
 	t.Run("no probe", f.noProbe)
 	t.Run("dial", f.dial)
 	t.Run("dial over QUIC", f.dialQUIC)
+	t.Run("expressions", f.matches)
+	t.Run("flags", f.flags)
+	t.Run("SIGHUP", f.readsAgain)
+	t.Run("the terminal is gone", f.hangsUp)
 	t.Run("privileges are dropped", f.privilegesAreDropped)
 }
 

@@ -124,6 +124,7 @@ type badDay struct {
 // TestAdversity runs bad days on one network of real kernels, over both families. One
 // of its routers is silent, so that a trace takes some seconds.
 func TestAdversity(t *testing.T) {
+	t.Parallel()
 	none := scenario.ICMPLimit{}
 	f := newBareField(t, changed(ladder(2, none), silence, "r1"), servicetraceroute.Config{})
 	dropInvalid(t, f.lab.Node("client"))

@@ -37,6 +37,7 @@ func option(t *testing.T, conn net.Conn, level, name, value int) (got int) {
 // TestTraceConnWithoutAnswer shows that asking for a trace never ends a connection
 // that would live without, and never waits for ever.
 func TestTraceConnWithoutAnswer(t *testing.T) {
+	t.Parallel()
 	f := newBareField(t, ladder(1, scenario.ICMPLimit{}), servicetraceroute.Config{})
 	listener := f.listen(443)
 	block := func(forward string) {

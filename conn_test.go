@@ -56,6 +56,7 @@ func keepalive(t *testing.T, conn net.Conn) (values [2]int) {
 // TestTraceConn traces connections of this process: one that talks, one that has
 // been quiet since before the tracer was there, one that is over.
 func TestTraceConn(t *testing.T) {
+	t.Parallel()
 	f := newBareField(t, ladder(1, scenario.ICMPLimit{}), servicetraceroute.Config{})
 	if _, err := peer.ServeHTTPS(t.Context(), f.lab.Node("server"), peer.HTTPSConfig{Port: 443}); err != nil {
 		t.Fatal(err)

@@ -71,6 +71,7 @@ func (f *field) forward(public netip.Addr, at string, before ...string) {
 // TestForwarded traces flows to an address that a router in the midst of the path
 // exchanges for the server's. TestSimForwarded is its twin in memory.
 func TestForwarded(t *testing.T) {
+	t.Parallel()
 	const box = 3 // the TTL of r1
 	public := []netip.Addr{netip.MustParseAddr("203.0.113.80"), netip.MustParseAddr("2001:db8:ff::80")}
 	n := ladder(2, scenario.ICMPLimit{})

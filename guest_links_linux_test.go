@@ -43,6 +43,7 @@ const wiredPath = "192.0.2.254 198.51.100.1"
 // A packet that passes a bridge and its port is seen twice, and traced once: where it
 // leaves.
 func TestBridgeSeesTwice(t *testing.T) {
+	t.Parallel()
 	w := newWired(t)
 	w.host.Must(t, func() error { return bridge("br0", "192.0.2.1/24", "p0") })
 	w.host.Route(t, "0.0.0.0/0", "192.0.2.254")
@@ -71,6 +72,7 @@ func TestBondSeesTwice(t *testing.T) {
 // Of two cables under one master the other takes over, as in a bond: flows are seen
 // at the master and at the cable in use, and their probes leave by that.
 func TestFailover(t *testing.T) {
+	t.Parallel()
 	w := newWired(t)
 	w.host.Must(t, func() error { return bridge("br0", "192.0.2.1/24", "p0") })
 	w.failsOver(t, func() error {
@@ -140,6 +142,7 @@ func setLink(name string, up bool) error {
 // capture goes on, also where it is limited to one by its name, and costs nothing
 // meanwhile.
 func TestInterfacesComeAndGo(t *testing.T) {
+	t.Parallel()
 	for name, interfaces := range map[string][]string{"all": nil, "one": {"up0"}, "two": {"lo", "up0"}} {
 		t.Run(name, func(t *testing.T) {
 			labtest.Require(t)

@@ -244,6 +244,7 @@ func TestNetNSErrors(t *testing.T) {
 
 // Translated on the host itself, the flow is traced with the tuple on the wire.
 func TestLocalNAT(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t)
 	// Another port for what leaves; 203.0.113.9:80 is the server.
 	h.host.Must(t, func() error { return translate("eth0", netip.MustParseAddrPort("203.0.113.9:80"), serverAddr) })

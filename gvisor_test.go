@@ -118,6 +118,7 @@ func (f *foreign) echo(t testing.TB, port uint16) {
 // TestForeignStack traces flows to a server whose TCP is gVisor's, from end to
 // end and without harm.
 func TestForeignStack(t *testing.T) {
+	t.Parallel()
 	n := narrow("gvisor", 0)
 	last := &n.Links[3] // r4-server
 	last.Prefix4, last.Prefix6 = netip.MustParsePrefix("10.77.0.0/24"), netip.MustParsePrefix("fd77::/64")

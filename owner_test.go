@@ -141,6 +141,7 @@ func TestByProcess(t *testing.T) {
 // that was opened, of one that was accepted, and of UDP at a socket of its own and at one
 // for all.
 func TestRecordsNameTheProcess(t *testing.T) {
+	t.Parallel()
 	n := ownerNetwork()
 	f := newUDPField(t, n)
 	client, server := f.lab.Node("client"), f.lab.Node("server")

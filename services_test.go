@@ -362,6 +362,7 @@ func (c *city) compare(all found, selected map[string]bool, hidden bool) {
 // TestAcceptedServices selects by name on a server: the clients' first words say which of
 // its names they want. Half of them want another one.
 func TestAcceptedServices(t *testing.T) {
+	t.Parallel()
 	f := newBareField(t, ownerNetwork(), servicetraceroute.Config{})
 	server, client := f.lab.Node("client"), f.lab.Node("server") // the tracer is at the former
 	if _, err := peer.ServeHTTPS(t.Context(), server, peer.HTTPSConfig{Port: 443}); err != nil {

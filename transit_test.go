@@ -140,6 +140,7 @@ func (h *home) counters() peer.Counters {
 // to the client that would not have come without: no error about a probe, and no
 // acknowledgement of one, since none comes to the server.
 func TestTransit(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name string
 		nat  *scenario.NAT
@@ -186,6 +187,7 @@ func TestTransit(t *testing.T) {
 
 // Datagrams, of clients that hear every error too.
 func TestTransitUDP(t *testing.T) {
+	t.Parallel()
 	h := newHome(t, &scenario.NAT{})
 	tcp := h.server
 	var err error
@@ -219,6 +221,7 @@ func TestTransitUDP(t *testing.T) {
 // A flow that was there before is known by its client too, and what the gateway opens
 // itself stays its own.
 func TestTransitBesideOwn(t *testing.T) {
+	t.Parallel()
 	h := newHome(t, &scenario.NAT{})
 	w := scenario.Workload{Traffic: scenario.RequestResponse, Bytes: 200, Every: 100 * time.Millisecond, Duration: 5 * time.Second}
 	client := h.lab.Node("client").Addr(false)
@@ -254,6 +257,7 @@ func TestTransitBesideOwn(t *testing.T) {
 
 // A program may ask for the flow of a client behind this host, by what the client calls it.
 func TestTransitOne(t *testing.T) {
+	t.Parallel()
 	h := newHome(t, &scenario.NAT{})
 	for i, ipv6 := range []bool{false, true} {
 		before := h.counters()
@@ -333,6 +337,7 @@ func (h *home) passed(flows int) {
 // What a client says first, and what it was told by DNS, selects its flows; its own
 // address does, too.
 func TestTransitNames(t *testing.T) {
+	t.Parallel()
 	h := newHome(t, &scenario.NAT{IPv6: true})
 	server, client := h.lab.Node("server"), h.lab.Node("client")
 	if _, err := peer.ServeHTTPS(t.Context(), server, peer.HTTPSConfig{Port: 8443}); err != nil {

@@ -101,6 +101,7 @@ func (f *field) undisturbed(all []peer.Exchange, before peer.Counters) {
 // did, up to the fence two hops before the server, and nobody gets a datagram that no
 // application sent.
 func TestUDPPaths(t *testing.T) {
+	t.Parallel()
 	const stages, clients = 3, 8 // seven routers, the server is the eighth hop
 	f := newUDPField(t, openLadder(stages))
 	for _, test := range []struct {
@@ -138,9 +139,58 @@ func TestUDPPaths(t *testing.T) {
 	}
 }
 
+// TestUDPLongerWayBack: what comes back takes two routers more, so the server's TTL tells of
+// a distance at which a probe would come to it. None does, and its routers' path is shown.
+func TestUDPLongerWayBack(t *testing.T) {
+	t.Parallel()
+	n := scenario.Network{Name: "detour", Nodes: []scenario.Node{{Name: "client", Kind: scenario.Host}, {Name: "server", Kind: scenario.Host}}}
+	for _, name := range []string{"r1", "r2", "r3", "r4", "x1", "x2"} {
+		n.Nodes = append(n.Nodes, scenario.Node{Name: name, Kind: scenario.Router})
+	}
+	for _, l := range []scenario.Link{
+		{A: "client", B: "r1"}, {A: "r1", B: "r2"}, {A: "r2", B: "r3", CostBA: 10}, {A: "r3", B: "r4"}, {A: "r4", B: "server"},
+		{A: "r2", B: "x1", CostAB: 10, CostBA: 1}, {A: "x1", B: "x2", CostAB: 10, CostBA: 1}, {A: "x2", B: "r3", CostAB: 10, CostBA: 1},
+	} {
+		n.Links = append(n.Links, l)
+	}
+	f := newUDPField(t, n)
+	for _, ipv6 := range []bool{false, true} {
+		before, err := peer.ReadCounters(t.Context(), f.lab.Node("server"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop := f.watch(servicetraceroute.Selection{
+			Protos: []trace.Proto{trace.UDP}, Params: servicetraceroute.Params{UDPProbe: servicetraceroute.UDPAlways},
+		})
+		all := f.ask(peer.ExchangeConfig{Count: 40, Size: 200, Every: 100 * time.Millisecond}, ipv6, 2)
+		got := of(stop(), all)
+		t.Log(f.judge(f.truth(), got.traces))
+		f.undisturbed(all, before)
+		for _, tr := range got.traces {
+			if ttl := replyTTL(tr, 3); tr.Stop != trace.StopFence || len(tr.Hops) < 3 || len(tr.Hops) > 4 || 64-ttl+1 != 3+2 {
+				t.Errorf("the third router's answer came with TTL %d: %s", ttl, describe(tr))
+			}
+		}
+		if len(got.traces) != 2 {
+			t.Errorf("%d traces of 2 flows", len(got.traces))
+		}
+	}
+}
+
+// replyTTL is with which TTL the first answer at that TTL came; 0: none did.
+func replyTTL(tr *trace.Trace, ttl int) int {
+	for _, h := range tr.Hops {
+		if h.TTL == ttl && len(h.Replies) > 0 {
+			return h.Replies[0].ReplyTTL
+		}
+	}
+	return 0
+}
+
 // A socket that hears of ICMP errors, also one that is not connected, hears of none about
 // a probe. What its flow's path is is found like that of others.
 func TestUDPRecvErr(t *testing.T) {
+	t.Parallel()
 	const stages, clients = 2, 2 // five routers, the server is the sixth hop
 	f := newUDPField(t, openLadder(stages))
 	for _, unconnected := range []bool{false, true} {
@@ -237,6 +287,7 @@ func socketOption(conn *net.UDPConn, ipv6 bool, v4, v6, value int) error {
 // While its flow is traced, an application hears of errors about its own datagrams, also
 // when these are as long as probes, and of no other.
 func TestUDPRecvErrGenuine(t *testing.T) {
+	t.Parallel()
 	f := newUDPField(t, openLadder(2))
 	for _, ipv6 := range []bool{false, true} {
 		server := net.UDPAddrFromAddrPort(netip.AddrPortFrom(f.lab.Node("server").Addr(ipv6), 4433))
@@ -296,6 +347,7 @@ func TestUDPRecvErrGenuine(t *testing.T) {
 
 // A probe that the rule does not know does not leave.
 func TestUDPRecvErrRuleFull(t *testing.T) {
+	t.Parallel()
 	f := newUDPField(t, openLadder(2))
 	if err := f.tracer.FillRule(); err != nil {
 		t.Fatal(err)
@@ -317,6 +369,7 @@ func TestUDPRecvErrRuleFull(t *testing.T) {
 
 // Answers that are under way when a tracer is closed do not reach the application either.
 func TestUDPRecvErrClose(t *testing.T) {
+	t.Parallel()
 	n := scenario.Network{Name: "far", Nodes: []scenario.Node{
 		{Name: "client", Kind: scenario.Host}, {Name: "r1", Kind: scenario.Router}, {Name: "r2", Kind: scenario.Router},
 		{Name: "r3", Kind: scenario.Router}, {Name: "server", Kind: scenario.Host},
@@ -367,6 +420,7 @@ func TestUDPRecvErrClose(t *testing.T) {
 // A gateway's tracer hides the errors about its probes from the hosts behind it: they are
 // dropped before they could be translated and forwarded.
 func TestUDPBehindGateway(t *testing.T) {
+	t.Parallel()
 	n := scenario.Network{Name: "gateway", Nodes: []scenario.Node{
 		{Name: "lan", Kind: scenario.Host}, {Name: "client", Kind: scenario.Router, NAT: &scenario.NAT{Outside: "client-r1", IPv6: true}},
 		{Name: "r1", Kind: scenario.Router}, {Name: "r2", Kind: scenario.Router}, {Name: "r3", Kind: scenario.Router},
@@ -414,6 +468,7 @@ func TestUDPBehindGateway(t *testing.T) {
 // Questions and answers are probed only where that was asked for: a policy, or
 // TraceConn, which names the very flow.
 func TestUDPAsked(t *testing.T) {
+	t.Parallel()
 	f := newUDPField(t, openLadder(2))
 	stop := f.watch(servicetraceroute.Selection{Protos: []trace.Proto{trace.UDP}})
 	f.ask(peer.ExchangeConfig{Count: 10, Size: 60, Every: 50 * time.Millisecond}, false, 1)

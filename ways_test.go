@@ -95,6 +95,7 @@ func TestTruthOfWays(t *testing.T) {
 // TestRouteChange moves a flow to another branch while it is traced. What is
 // shown must be one path that its packets took, or be marked mixed.
 func TestRouteChange(t *testing.T) {
+	t.Parallel()
 	net := ladder(2, scenario.ICMPLimit{})
 	for i := range net.Links { // one way at first: by m0a and m1a
 		if l := &net.Links[i]; l.A == "r0" || l.A == "r1" {

@@ -19,6 +19,7 @@ const (
 
 	fenceMargin    = 2               // below the distance that the inbound TTL tells
 	fenceAhead     = 2               // TTLs beyond the last that answered
+	maxDetour      = 8               // of a way back; a TTL that tells of more began with another number
 	exchangesFirst = 2               // before the first probe
 	reflectFactor  = 3               // bytes of probes for each byte of the peer's
 	unansweredFor  = 5 * time.Second // until a flow that only sends is refused
@@ -203,14 +204,14 @@ func (e *Engine) AnswersUntil() (until time.Time) {
 	return until
 }
 
-// fence is the highest TTL that the destination certainly does not see, as far as its own
-// packets tell how far it is.
-func (e *Engine) fence(now time.Time, f *flow.Flow) int {
+// fence is the highest TTL that the destination certainly does not see; proven tells that
+// a TCP flow told how far that is, else its own packets do, which come by another way.
+func (e *Engine) fence(now time.Time, f *flow.Flow) (ttl int, proven bool) {
 	// In a file the probes tell, see probeSeen.
 	if d, ok := e.distances[f.Key.Dst.Addr()]; ok && now.Sub(d.at) < distanceLife && !e.cfg.Replay {
-		return d.ttl - 1
+		return d.ttl - 1, true
 	}
-	return distance(f) - fenceMargin
+	return distance(f) - fenceMargin, e.cfg.Replay
 }
 
 // knownDistance is a destination's distance as a TCP flow proved it.
@@ -237,9 +238,17 @@ func (e *Engine) learnDistance(now time.Time, dst netip.Addr, ttl int) {
 func (r *run) fenced() bool { return r.udp() || r.flow.Direction == trace.Transit }
 
 // advanceFence lets a fenced trace go on beyond the hop that answered, up to the fence.
-func (r *run) advanceFence(answered int) {
-	r.answeredTTL = max(r.answeredTTL, answered)
-	r.plan.SetBoundary(min(r.fence, r.answeredTTL+fenceAhead) + 1)
+// back is that hop's distance as its answer's TTL tells it. If it tells of a way back that
+// is longer than the way there, the destination's packets most likely took a longer one,
+// too: then the fence, which they told, is nearer.
+func (r *run) advanceFence(answered, back int) {
+	if answered >= r.answeredTTL {
+		r.answeredTTL, r.detour = answered, 0
+		if longer := back - answered; !r.fenceProven && longer > 0 && longer <= maxDetour {
+			r.detour = longer
+		}
+	}
+	r.plan.SetBoundary(min(r.fence-r.detour, r.answeredTTL+fenceAhead) + 1)
 }
 
 // room reports whether the flow leaves room for a probe now.

@@ -140,6 +140,25 @@ func TestUDPFenceFollowsAnswers(t *testing.T) {
 	}
 }
 
+// The way back is longer than the way there: the peer's TTL tells of a distance at which
+// it would see probes. The routers' answers tell of the same detour. More than one is likely
+// to make says that a router began with another number.
+func TestUDPFenceOfALongerWayBack(t *testing.T) {
+	for _, test := range []struct{ detour, highest int }{{0, 7}, {1, 6}, {2, 5}, {4, 3}, {30, 7}} {
+		r := newUDPRig(t, false, 9) // by its TTL
+		r.quic()
+		r.hears(false)
+		r.detour = test.detour
+		for range 60 {
+			r.routers(9 - test.detour%30)
+			r.after(50 * time.Millisecond)
+		}
+		if all := r.traces(); len(all) != 1 || all[0].Stop != trace.StopFence || r.highest() != test.highest {
+			t.Errorf("%d hops longer: probed up to TTL %d, want %d; %+v", test.detour, r.highest(), test.highest, all)
+		}
+	}
+}
+
 // A distance that TCP has proved says more than an inbound TTL.
 func TestUDPFenceFromTCP(t *testing.T) {
 	r := newUDPRig(t, false, 20)

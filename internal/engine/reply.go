@@ -165,7 +165,7 @@ func (e *Engine) expired(t *run, s *probe.Sent, r probe.Reply) {
 	t.reach.Expired(s.TTL)
 	switch {
 	case t.fenced():
-		t.advanceFence(s.TTL)
+		t.advanceFence(s.TTL, probe.Distance(r.TTL))
 	case s.TTL >= t.plan.Boundary():
 		t.plan.SetBoundary(s.TTL + 1)
 	}

@@ -32,6 +32,7 @@ type rig struct {
 	guarded    int // probes whose errors have to be dropped
 	wake       time.Time
 	link       int                      // at which packets pass
+	detour     int                      // how much longer than the way there the routers' way back is
 	copies     bool                     // the tap shows our own probes
 	fails      func(wire.TCPProbe) bool // which of them cannot be sent
 	log        []capture.Packet         // all that was captured
@@ -222,7 +223,11 @@ func (r *rig) exchange() {
 
 // error sends an ICMP error about a packet.
 func (r *rig) error(from string, typ, code uint8, quote []byte, max int) {
-	e := wire.ICMPError{Src: netip.MustParseAddr(from), Dst: r.me.Addr(), TTL: 60, Type: typ, Code: code, Quote: quote, MaxQuote: max}
+	r.errorFrom(from, 60, typ, code, quote, max)
+}
+
+func (r *rig) errorFrom(from string, ttl, typ, code uint8, quote []byte, max int) {
+	e := wire.ICMPError{Src: netip.MustParseAddr(from), Dst: r.me.Addr(), TTL: ttl, Type: typ, Code: code, Quote: quote, MaxQuote: max}
 	p := r.captured(e.AppendTo(nil), capture.Incoming)
 	r.step(&p)
 }
@@ -239,11 +244,12 @@ func (r *rig) routers(distance int) {
 }
 
 func (r *rig) timeExceeded(ttl int, quote []byte) {
+	back := uint8(65 - ttl - r.detour)
 	if r.me.Addr().Is4() {
-		r.error(netip.AddrFrom4([4]byte{198, 51, 100, byte(ttl)}).String(), 11, 0, quote, 0)
+		r.errorFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(ttl)}).String(), back, 11, 0, quote, 0)
 		return
 	}
-	r.error(netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 1, 15: byte(ttl)}).String(), 3, 0, quote, 0)
+	r.errorFrom(netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 1, 15: byte(ttl)}).String(), back, 3, 0, quote, 0)
 }
 
 // traces returns the traces written so far.

@@ -63,6 +63,8 @@ type run struct {
 
 	fence       int // if fenced: the highest TTL that may be probed
 	answeredTTL int // if fenced: the highest that was answered
+	fenceProven bool
+	detour      int // how much longer than the way there the way back from that one is
 
 	probeLen int // of the newest probe
 
@@ -114,7 +116,7 @@ func (e *Engine) begin(now time.Time, f *flow.Flow, a *attachment) {
 		id: e.newID(), flow: f, at: a, watch: w, params: w.policy(a.service.Name).Params, near: a.near,
 		start: now, progressAt: now, probedAt: now, before: f.LastSeen, index: -1, wake: now,
 	}
-	r.fence = e.fence(now, f)
+	r.fence, r.fenceProven = e.fence(now, f)
 	r.resetLeg(now)
 	r.syncAfter(now, e.lostAt)
 	if f.Key.Proto == trace.TCP && !e.cfg.Replay {
@@ -140,7 +142,7 @@ func (r *run) resetLeg(now time.Time) {
 	r.plan = probe.NewPlan(r.params, now, d, r.rtt())
 	if r.fenced() {
 		r.answeredTTL = 0
-		r.advanceFence(r.params.FirstTTL - 1)
+		r.advanceFence(r.params.FirstTTL-1, 0)
 	}
 	r.hops = make([]hop, max(r.params.MaxTTL-r.params.FirstTTL+1, 0))
 	r.open = nil

@@ -11,6 +11,7 @@ const (
 	lossMemory = 63.0 / 64 // of each new probe's predecessors
 	lossLeast  = 12        // so many probes make an estimate
 	lossTold   = 0.04      // a share of loss that counts as such
+	lossTwice  = 1.5       // missed, faded: one alone is a chance, and would be a share of 8 % of the first 12
 )
 
 func (l *loss) add(missed bool) {
@@ -22,7 +23,7 @@ func (l *loss) add(missed bool) {
 
 // share is 0 as long as too little is known.
 func (l *loss) share() float64 {
-	if l == nil || l.judged < lossLeast {
+	if l == nil || l.judged < lossLeast || l.missed < lossTwice {
 		return 0
 	}
 	return l.missed / l.judged

@@ -21,6 +21,7 @@ import (
 // connection, by the client's address, of which the client hears nothing. It keeps the
 // capability that takes, beside those that tell whose flows are.
 func TestGateway(t *testing.T) {
+	t.Parallel()
 	f := &field{bin: build(t)}
 	n := scenario.Network{Name: "gateway", Nodes: []scenario.Node{
 		{Name: "client", Kind: scenario.Host}, {Name: "gw", Kind: scenario.Router, NAT: &scenario.NAT{Outside: "gw-r1"}},

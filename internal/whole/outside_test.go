@@ -62,6 +62,7 @@ func buildOutside(t *testing.T) string {
 // TestOutside runs a program from outside this repository, which traces its own
 // connection and that of its HTTP client.
 func TestOutside(t *testing.T) {
+	t.Parallel()
 	bin := buildOutside(t)
 	f := newField(t)
 	if _, err := peer.ServeHTTPS(t.Context(), f.Node("server"), peer.HTTPSConfig{Port: 80, Plain: true}); err != nil {

@@ -105,6 +105,7 @@ func (f *field) speak(t *testing.T, d time.Duration) {
 }
 
 func TestPcap(t *testing.T) {
+	t.Parallel()
 	f := newPcapField(t)
 	t.Run("headers only", f.pcapHeaders)
 	t.Run("payload", f.pcapPayload)

@@ -71,6 +71,7 @@ func (f *field) visits(t *testing.T, ipv6 bool, client, name, format string, fla
 
 // TestRecordsOfPeople shares one network among its parts.
 func TestRecordsOfPeople(t *testing.T) {
+	t.Parallel()
 	f := newField(t)
 	t.Run("privacy", f.privacy)
 	t.Run("privacy and packets", f.privacyAndPackets)

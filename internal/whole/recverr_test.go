@@ -38,6 +38,7 @@ func confine() {
 
 // TestRecvErr traces a client whose socket hears of ICMP errors.
 func TestRecvErr(t *testing.T) {
+	t.Parallel()
 	f := newField(t)
 	if _, err := peer.ServeUDP(t.Context(), f.Node("server"), peer.UDPConfig{Port: 4433}); err != nil {
 		t.Fatal(err)

@@ -88,6 +88,7 @@ func events(t *testing.T, ndjson string) (traces map[trace.FlowKey]*trace.Trace,
 // A file of real flows that were traced gives, without privileges, what was found then:
 // the evidence does, and so does what somebody else captured beside it.
 func TestReplay(t *testing.T) {
+	t.Parallel()
 	f := newField(t)
 	udp, err := peer.ServeUDP(t.Context(), f.Node("server"), peer.UDPConfig{Port: 4433})
 	if err != nil {

@@ -150,6 +150,7 @@ func (f *field) download(t *testing.T, d time.Duration) {
 // TestCommand shares one network among its parts: they take turns with other
 // packages' labs.
 func TestCommand(t *testing.T) {
+	t.Parallel()
 	f := newField(t)
 	t.Run("trace to a file", f.traceToFile)
 	t.Run("Ctrl-C", f.ctrlC)

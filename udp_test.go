@@ -147,11 +147,9 @@ func TestUDPLongerWayBack(t *testing.T) {
 	for _, name := range []string{"r1", "r2", "r3", "r4", "x1", "x2"} {
 		n.Nodes = append(n.Nodes, scenario.Node{Name: name, Kind: scenario.Router})
 	}
-	for _, l := range []scenario.Link{
+	n.Links = []scenario.Link{
 		{A: "client", B: "r1"}, {A: "r1", B: "r2"}, {A: "r2", B: "r3", CostBA: 10}, {A: "r3", B: "r4"}, {A: "r4", B: "server"},
 		{A: "r2", B: "x1", CostAB: 10, CostBA: 1}, {A: "x1", B: "x2", CostAB: 10, CostBA: 1}, {A: "x2", B: "r3", CostAB: 10, CostBA: 1},
-	} {
-		n.Links = append(n.Links, l)
 	}
 	f := newUDPField(t, n)
 	for _, ipv6 := range []bool{false, true} {

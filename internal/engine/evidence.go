@@ -112,9 +112,10 @@ func (e *Engine) noteAcknowledgement(r *run, s *probe.Sent, at time.Time) {
 
 // noteError keeps an ICMP error about a probe or a traced flow; what it is worth
 // is said by noteAnswer, or not at all. first tells the first answer to a probe
-// from the rest, which is rationed. It returns the reply's serial number.
-func (e *Engine) noteError(p *capture.Packet, m *wire.ICMP, q *wire.Quote, t *run, first bool) uint64 {
-	if !e.cfg.Evidence || t == nil || !first && !e.ration.take(p.Time) {
+// from the rest, which is rationed. It returns the reply's serial number. Without an id it
+// is about no trace, and not kept.
+func (e *Engine) noteError(p *capture.Packet, m *wire.ICMP, q *wire.Quote, id string, first bool) uint64 {
+	if !e.cfg.Evidence || id == "" || !first && !e.ration.take(p.Time) {
 		return 0
 	}
 	keep := e.ip.Len - e.ip.TransportLen + 8 + quotedHeaders(m.Quote, q)
@@ -123,7 +124,7 @@ func (e *Engine) noteError(p *capture.Packet, m *wire.ICMP, q *wire.Quote, t *ru
 	}
 	e.serial++
 	e.note(Evidence{
-		Kind: ReplyPacket, Packet: e.captured(p), Keep: keep, Serial: e.serial, Trace: t.id, From: e.ip.Src,
+		Kind: ReplyPacket, Packet: e.captured(p), Keep: keep, Serial: e.serial, Trace: id, From: e.ip.Src,
 	})
 	return e.serial
 }

@@ -145,6 +145,30 @@ func TestEvidenceOfForeignErrors(t *testing.T) {
 	}
 }
 
+// While connection tracking is asked who the flow's ends are, errors about its packets are
+// kept as those of the trace that will begin.
+func TestEvidenceBeforeATrace(t *testing.T) {
+	peer := netip.MustParseAddrPort("203.0.113.7:443")
+	me := netip.MustParseAddr("192.0.2.1")
+	r := newRigOf(t, false, 4, Config{Evidence: true, Tracked: true, Local: func(a netip.Addr) bool { return a == me }}, peer)
+	r.handshake()
+	app := wire.TCPSegment{TCPProbe: wire.TCPProbe{Src: r.me, Dst: r.peer, TTL: 60, ID: 7, Seq: r.seq, Ack: r.ack, Flags: wire.ACK, Window: 5}, Payload: make([]byte, 1400)}
+	r.error("198.51.100.2", 3, 4, app.AppendTo(nil), 0)
+	replies := of(r.e.Evidence(), ReplyPacket)
+	if len(replies) != 1 || replies[0].Trace == "" {
+		t.Fatalf("%+v", replies)
+	}
+	id := replies[0].Trace // the slice is used again
+	for _, key := range r.e.Places() {
+		r.e.Untracked(r.now, key)
+	}
+	r.after(time.Second)
+	r.e.Remove(r.now, r.w, trace.StopCancelled)
+	if all := r.traces(); len(all) != 1 || all[0].ID != id {
+		t.Errorf("of %v: %v", id, all)
+	}
+}
+
 // A reply that comes twice, and one that comes too late, say so.
 func TestEvidenceOfLateAndDuplicate(t *testing.T) {
 	r := newEvidenceRig(t, false, 4)

@@ -39,12 +39,12 @@ func (e *Engine) icmp(p *capture.Packet) {
 	switch s, verdict := e.sent.Match(&q); verdict {
 	case probe.Exact:
 		t := s.Owner.(*run)
-		r.Serial = e.noteError(p, &m, &q, t, !s.Answered)
+		r.Serial = e.noteError(p, &m, &q, t.id, !s.Answered)
 		e.answer(s, r)
 		e.heardAnyway(t, s, r)
 	default:
 		t := e.runOf(&r.Quote)
-		r.Serial = e.noteError(p, &m, &q, t, false)
+		r.Serial = e.noteError(p, &m, &q, e.idOf(t, &r.Quote), false)
 		e.doubtful(t, r)
 		e.heardAnyway(t, s, r)
 	}
@@ -54,6 +54,7 @@ func (e *Engine) icmp(p *capture.Packet) {
 // traced flow, the flow's jury hears it.
 func (e *Engine) doubtful(t *run, r probe.Reply) {
 	if t == nil {
+		e.noteUnmatched(r.Serial)
 		return
 	}
 	if t.udp() {
@@ -84,6 +85,22 @@ func (e *Engine) doubtful(t *run, r probe.Reply) {
 func heard(f *flow.Flow, q *wire.Quote) bool {
 	return q.HasSeq && q.Src == f.Key.Src.Addr() && q.SrcPort == f.Key.Src.Port() && f.TCP.HaveUna && f.TCP.HaveNxt &&
 		!wire.SeqLess(q.Seq, f.TCP.Una) && !wire.SeqLess(f.TCP.Nxt, q.Seq)
+}
+
+// idOf is the id of a trace, or of the one that is about to begin in the flow of which the
+// quote tells; empty: there is none.
+func (e *Engine) idOf(t *run, q *wire.Quote) string {
+	if t != nil {
+		return t.id
+	}
+	if key, ok := about(q); ok {
+		if f := e.table.Get(key); f != nil {
+			if a, ok := f.Attachment.(*attachment); ok {
+				return a.coming
+			}
+		}
+	}
+	return ""
 }
 
 // runOf finds the trace whose flow a quote is about. The quoted source may have

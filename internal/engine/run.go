@@ -112,8 +112,12 @@ func (e *Engine) begin(now time.Time, f *flow.Flow, a *attachment) {
 	if w == nil { // of a replayed flow of which that is not known yet
 		w = e.watches[0]
 	}
+	id := a.coming
+	if a.coming = ""; id == "" {
+		id = e.newID()
+	}
 	r := &run{
-		id: e.newID(), flow: f, at: a, watch: w, params: w.policy(a.service.Name).Params, near: a.near,
+		id: id, flow: f, at: a, watch: w, params: w.policy(a.service.Name).Params, near: a.near,
 		start: now, progressAt: now, probedAt: now, before: f.LastSeen, index: -1, wake: now,
 	}
 	r.fence, r.fenceProven = e.fence(now, f)

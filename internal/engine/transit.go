@@ -139,6 +139,9 @@ func (e *Engine) knowsPlace(f *flow.Flow, a *attachment) bool {
 	if a.place == unplaced {
 		e.askPlace(f, a)
 	}
+	if a.place == placeAsked && a.coming == "" {
+		a.coming = e.newID()
+	}
 	return a.place == placed
 }
 

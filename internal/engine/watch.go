@@ -88,6 +88,7 @@ type attachment struct {
 	hearing  Hearing      // of a UDP flow's socket
 	passing  bool         // neither end is this host
 	place    place
+	coming   string        // the id of the trace that begins when the place is told; empty: none does
 	client   trace.FlowKey // how the client of a forwarded flow calls it; zero: as on the wire
 	words    *words        // what its client said first; nil: not known
 	dns      *resolver     // a connection to a DNS server that is read

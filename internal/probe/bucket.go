@@ -277,7 +277,7 @@ func (b *Bucket) judge(now time.Time, w *window) {
 func (b *Bucket) raise(now time.Time) {
 	next := min(max(b.rate, bucketRate)*2, b.ceiling)
 	share := b.loss.share()
-	if share > b.lossThen+lossTold {
+	if b.loss.told(b.lossThen) {
 		b.failed = 0 // it was loss, as is known by now
 	}
 	if b.failed > 0 && now.Sub(b.failedAt) < forbidFor && (next >= b.failed || !b.recent.clean(now, b.changed, share)) {

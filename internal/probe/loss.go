@@ -23,8 +23,14 @@ func (l *loss) add(missed bool) {
 
 // share is 0 as long as too little is known.
 func (l *loss) share() float64 {
-	if l == nil || l.judged < lossLeast || l.missed < lossTwice {
+	if l == nil || l.judged < lossLeast {
 		return 0
 	}
 	return l.missed / l.judged
+}
+
+// told reports whether the share has risen by enough since then, by more than one chance
+// miss, to explain what was missing at the time.
+func (l *loss) told(then float64) bool {
+	return l != nil && l.missed >= lossTwice && l.share() > then+lossTold
 }

@@ -715,3 +715,18 @@ func TestAMissIsBelievedSoon(t *testing.T) {
 		t.Errorf("%d of %d probes missed", missed, sent)
 	}
 }
+
+// One answer missing among the first dozen is a chance. It must not undo what was learnt of
+// a responder's limit.
+func TestOneMissIsNoLoss(t *testing.T) {
+	var l loss
+	for i := range 12 {
+		l.add(i == 3)
+	}
+	if l.share() <= lossTold || l.told(0) {
+		t.Errorf("one of 12: a share of %v, told %v", l.share(), l.told(0))
+	}
+	if l.add(true); !l.told(0) || l.told(0.2) {
+		t.Errorf("two of 13: told %v", l.told(0))
+	}
+}

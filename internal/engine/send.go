@@ -21,8 +21,8 @@ func (e *Engine) queue(now time.Time, r *run, ttl int) {
 	r.plan.Queued(ttl, true)
 	h.held++
 	leg := r.leg
-	w := &probe.Waiter{Attempt: r.plan.Attempt(ttl)}
-	w.Grant = func(now time.Time) bool {
+	w := &probe.Waiter{Place: place, Attempt: r.plan.Attempt(ttl)}
+	w.Grant = func(now time.Time, by *probe.Bucket) bool {
 		r.dropWaiter(w)
 		if r.index < 0 || r.leg != leg {
 			return false
@@ -32,7 +32,7 @@ func (e *Engine) queue(now time.Time, r *run, ttl int) {
 		if !r.plan.Wanted(ttl) || !r.mayProbe() {
 			return false
 		}
-		if !e.send(now, r, ttl, bucket, place, false) {
+		if !e.send(now, r, ttl, by, place, false) {
 			e.schedule(r, now.Add(roomLook))
 			return false
 		}

@@ -72,10 +72,12 @@ type window struct {
 	judged         bool
 }
 
-// Waiter is something that wants to send when the bucket lets it.
+// Waiter is something that wants to send when a bucket lets it: the one in which it waits
+// then, not always that in which it began to.
 type Waiter struct {
+	Place   Place
 	Attempt int // 0 for a trace's first probe of a TTL
-	Grant   func(now time.Time) bool
+	Grant   func(now time.Time, by *Bucket) bool
 	order   uint64
 	gone    bool
 }
@@ -116,6 +118,21 @@ func (b *Bucket) Wait(w *Waiter) {
 	heap.Push(&b.waiting, w)
 }
 
+// yield moves those that wait for a place to the place's own bucket.
+func (b *Bucket) yield(place Place, to *Bucket) {
+	kept := b.waiting[:0]
+	for _, w := range b.waiting {
+		if w.Place == place {
+			to.Wait(w)
+		} else {
+			kept = append(kept, w)
+		}
+	}
+	clear(b.waiting[len(kept):])
+	b.waiting = kept
+	heap.Init(&b.waiting)
+}
+
 // Release grants as many waiters as there are tokens. A waiter whose Grant
 // returns false sent nothing and costs nothing.
 func (b *Bucket) Release(now time.Time, more func() bool) {
@@ -129,7 +146,7 @@ func (b *Bucket) Release(now time.Time, more func() bool) {
 			return
 		}
 		w := heap.Pop(&b.waiting).(*Waiter)
-		if w.Grant(now) {
+		if w.Grant(now, b) {
 			b.take(now)
 		}
 	}

@@ -81,14 +81,20 @@ func (s *Buckets) Answer(now time.Time, p *Sent, from netip.Addr) {
 	if at == nil || len(at.addrs) >= maxTTLAddress {
 		return
 	}
+	if _, again := at.addrs[from]; len(at.addrs) == 1 && !again {
+		for only := range at.addrs {
+			// From here on the place is charged: it begins where its one responder was, and
+			// has those that wait for it. In two queues they would be answered by one limit.
+			if one := s.byAddr[only]; one != nil {
+				at.rate, at.failed, at.failedAt = max(at.rate, one.rate), one.failed, one.failedAt
+				at.tokens, at.saved = min(at.tokens, one.tokens), min(at.saved, one.saved)
+				one.yield(place, at)
+			}
+		}
+	}
 	at.addrs[from] = struct{}{}
-	switch {
-	case len(at.addrs) == 1 && b == at:
+	if len(at.addrs) == 1 && b == at {
 		own.rate, own.failed, own.failedAt = at.rate, at.failed, at.failedAt
-	case len(at.addrs) == 2 && b != at:
-		// From here on the place is charged: it begins where its one responder was.
-		at.rate, at.failed, at.failedAt = max(at.rate, b.rate), b.failed, b.failedAt
-		at.tokens, at.saved = min(at.tokens, b.tokens), min(at.saved, b.saved)
 	}
 }
 

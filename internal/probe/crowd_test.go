@@ -63,7 +63,7 @@ func (l *limiter) allows(now time.Time) bool {
 // ask lets one flow ask one router until it answers, three times at most.
 func (c *crowd) ask(place Place, router *limiter, attempt int) {
 	b := c.buckets.For(c.now, place, netip.Addr{})
-	b.Wait(&Waiter{Attempt: attempt, Grant: func(now time.Time) bool {
+	b.Wait(&Waiter{Attempt: attempt, Grant: func(now time.Time, _ *Bucket) bool {
 		s := &Sent{At: now, TTL: place.TTL, Bucket: b, Place: place}
 		b.Sent(s)
 		c.sent++
@@ -137,5 +137,53 @@ func TestCrowdLosesNothing(t *testing.T) {
 				t.Errorf("stalls of %v, seed %d: %.1f %% of %d probes were withheld", test.stall, seed, 100*share, c.sent)
 			}
 		}
+	}
+}
+
+// A second address at a place: those that wait for the first one's allowance, and those
+// that come from then on, wait in one queue, for it may be one router that answers.
+func TestOneQueueForAPlace(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	s := NewBuckets(200)
+	place, other := Place{Interface: 1, TTL: 3}, Place{Interface: 1, TTL: 4}
+	first, second := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	var by []*Bucket
+	wait := func(b *Bucket, p Place) {
+		b.Wait(&Waiter{Place: p, Grant: func(_ time.Time, b *Bucket) bool { by = append(by, b); return true }})
+	}
+	answer := func(from netip.Addr) {
+		b := s.For(now, place, netip.Addr{})
+		b.Take(now)
+		sent := &Sent{At: now, TTL: 3, Bucket: b, Place: place}
+		b.Sent(sent)
+		sent.Answered = true
+		s.Answer(now, sent, from)
+	}
+	answer(first)
+	one := s.For(now, place, netip.Addr{})
+	sent := &Sent{At: now, TTL: 3, Bucket: one, Place: place}
+	one.Sent(sent)
+	for range 10 {
+		wait(one, place)
+	}
+	wait(one, other)
+	s.Answer(now, sent, second)
+	if at := s.For(now, place, netip.Addr{}); at == one || len(at.waiting) != 10 || len(one.waiting) != 1 {
+		t.Fatalf("%d wait for the place, %d for its first address", len(at.waiting), len(one.waiting))
+	}
+	one.Release(now, func() bool { return true })
+	granted := len(by)
+	for range 100 {
+		now = now.Add(100 * time.Millisecond)
+		s.Release(now, func() bool { return true })
+	}
+	at := s.For(now, place, netip.Addr{})
+	for _, b := range by[granted:] {
+		if b != at {
+			t.Error("granted by another bucket than the place's")
+		}
+	}
+	if granted != 1 || len(by) != 11 {
+		t.Errorf("%d granted by the address, %d in all", granted, len(by))
 	}
 }

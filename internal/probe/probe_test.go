@@ -369,7 +369,7 @@ func ask(b *Bucket, seconds int, answers func(n int) bool) (rates []int) {
 			rates = append(rates, 0)
 		}
 		for len(b.waiting) < 8 {
-			b.Wait(&Waiter{Grant: func(now time.Time) bool {
+			b.Wait(&Waiter{Grant: func(now time.Time, _ *Bucket) bool {
 				rates[len(rates)-1]++
 				s := &Sent{At: now, Answered: answers(rates[len(rates)-1])}
 				b.Sent(s)
@@ -428,9 +428,9 @@ func TestFirstProbesFirst(t *testing.T) {
 	b := newBucket(start, 1)
 	var got []int
 	for _, attempt := range []int{1, 0, 2, 0, 1} {
-		b.Wait(&Waiter{Attempt: attempt, Grant: func(time.Time) bool { got = append(got, attempt); return true }})
+		b.Wait(&Waiter{Attempt: attempt, Grant: func(time.Time, *Bucket) bool { got = append(got, attempt); return true }})
 	}
-	gone := &Waiter{Grant: func(time.Time) bool { t.Error("a withdrawn probe was sent"); return true }}
+	gone := &Waiter{Grant: func(time.Time, *Bucket) bool { t.Error("a withdrawn probe was sent"); return true }}
 	b.Wait(gone)
 	gone.Cancel()
 	b.Release(start, func() bool { return true })
@@ -445,7 +445,7 @@ func TestAWaitIsNeverTooEarly(t *testing.T) {
 	}
 	sent := 0
 	for range 5 {
-		b.Wait(&Waiter{Grant: func(time.Time) bool { sent++; return true }})
+		b.Wait(&Waiter{Grant: func(time.Time, *Bucket) bool { sent++; return true }})
 		due, ok := b.Next(start)
 		if !ok || !due.After(start) {
 			t.Fatalf("due %v", due)
@@ -698,7 +698,7 @@ func TestAMissIsBelievedSoon(t *testing.T) {
 	sent := 0
 	for ms := 0; ms < 50_000; ms += 5 {
 		for len(b.waiting) < 8 {
-			b.Wait(&Waiter{Grant: func(now time.Time) bool {
+			b.Wait(&Waiter{Grant: func(now time.Time, _ *Bucket) bool {
 				sent++
 				s := &Sent{At: now, Answered: answers(now)}
 				b.Sent(s)

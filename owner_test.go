@@ -143,6 +143,8 @@ func TestByProcess(t *testing.T) {
 func TestRecordsNameTheProcess(t *testing.T) {
 	t.Parallel()
 	n := ownerNetwork()
+	// A trace over links without delay can be over before any process was looked for.
+	n.Links[len(n.Links)-1].Delay = 100 * time.Millisecond
 	f := newUDPField(t, n)
 	client, server := f.lab.Node("client"), f.lab.Node("server")
 	if _, err := peer.ServeTCP(t.Context(), client, peer.TCPConfig{Port: 80}); err != nil {

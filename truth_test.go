@@ -127,7 +127,7 @@ func TestCrowd(t *testing.T) {
 	// the full run know no such excuse.
 	allowed := sent / 20
 	if !full() {
-		allowed = sent / 6
+		allowed = sent / 10
 	}
 	if withheld > allowed {
 		t.Errorf("the limits cost %d of %d probes", withheld, sent)

@@ -19,6 +19,7 @@ const (
 	judgeAtLeast  = 4 // probes due, sent or held back, in a window that is judged
 	goodShare     = 0.90
 	badShare      = 0.70
+	nearLimit     = 1.25 // a rate's growth about where a limit is likely
 	forbidFor     = 60 * time.Second
 	missedNearby  = time.Second
 	linuxRate4    = 0.95 // net.ipv4.icmp_ratelimit is 1 a second; and a little room, see spend
@@ -292,7 +293,7 @@ func (b *Bucket) judge(now time.Time, w *window) {
 }
 
 func (b *Bucket) raise(now time.Time) {
-	next := min(max(b.rate, bucketRate)*2, b.ceiling)
+	next := min(b.next(), b.ceiling)
 	share := b.loss.share()
 	if b.loss.told(b.lossThen) {
 		b.failed = 0 // it was loss, as is known by now
@@ -303,6 +304,16 @@ func (b *Bucket) raise(now time.Time) {
 	if next != b.rate {
 		b.rate, b.changed = next, now
 	}
+}
+
+// next is the rate to try after the present one: twice as much, but where a limit is likely
+// to be near, first what is likely and then little more at a time.
+func (b *Bucket) next() float64 {
+	next, likely := max(b.rate, bucketRate)*2, b.likely()
+	if likely <= bucketRate || next <= likely || b.rate > 2*likely {
+		return next
+	}
+	return max(likely, b.rate*nearLimit)
 }
 
 // likely is what responders permit most often, where they permit less than was

@@ -126,7 +126,7 @@ func TestCrowdLosesNothing(t *testing.T) {
 	for _, test := range []struct {
 		stall time.Duration
 		most  float64 // withheld
-	}{{0, 0.05}, {100 * time.Millisecond, 0.06}, {time.Second, 0.10}, {3 * time.Second, 0.12}} {
+	}{{0, 0.03}, {100 * time.Millisecond, 0.04}, {time.Second, 0.06}, {3 * time.Second, 0.09}} {
 		for seed := range uint64(20) {
 			c := newCrowd(seed)
 			c.play(test.stall)

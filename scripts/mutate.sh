@@ -1,8 +1,21 @@
 #!/usr/bin/env bash
 # Breaks each rule of probing, matching, selecting and decoding in a copy of the tree (mutate/*.patch) and expects the
 # test that the patch names to fail. scripts/mutate.sh [NAME…] runs only those; as many at once as there are processors.
+# scripts/mutate.sh --check only tells whether every patch applies and names a test that exists.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+if [ "${1:-}" = --check ]; then
+  bad=0 all=(mutate/*.patch)
+  for patch in "${all[@]}"; do
+    read -r _ _ pkg test < <(grep -m1 '^must fail:' "$patch")
+    git apply --check "$patch" || bad=1
+    grep -qE "^func ($test|${test%%/*})\(" "$pkg"/*_test.go || { echo "$patch names a test that is not there: $test"; bad=1; }
+  done
+  [ "$bad" -eq 0 ] && echo "${#all[@]} mutations apply"
+  exit "$bad"
+fi
+
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 export dir GIT_CEILING_DIRECTORIES=$dir # git apply works on the copies, whatever lies above them

@@ -39,7 +39,7 @@ mutate: ## each probe and matching rule broken on purpose: a named test must not
 
 check-full: ## the big runs, up to 90 minutes; their summaries go into docs
 	SERVICE_TRACEROUTE_NO_SKIP=1 SERVICE_TRACEROUTE_FULL=1 go test -count=1 -timeout 85m -v .
-	SERVICE_TRACEROUTE_NO_SKIP=1 SERVICE_TRACEROUTE_FULL=1 go test -tags peers -count=1 -run TestPeersServices -v .
+	SERVICE_TRACEROUTE_NO_SKIP=1 SERVICE_TRACEROUTE_FULL=1 go test -tags peers -count=1 -run 'TestPeersServices|TestPeersRun' -v .
 	SERVICE_TRACEROUTE_NO_SKIP=1 SERVICE_TRACEROUTE_FULL=1 go test -tags peers -count=1 -timeout 15m -run 'TestFirstHour|TestInterrupted|TestDemoInterrupted' -v ./internal/whole
 	scripts/mutate.sh
 

@@ -34,8 +34,9 @@ const (
 // fetched is what such a client says of itself.
 type fetched struct {
 	PID    int
+	Name   string `json:",omitempty"` // of the process, where it is known beforehand
 	Port   uint16
-	Start  time.Time
+	Start  time.Time // zero: not told
 	Life   time.Duration
 	Status int
 }
@@ -69,7 +70,7 @@ func fetch() {
 	time.Sleep(leastAge - time.Since(start))
 	port := uint16(conn.LocalAddr().(*net.TCPAddr).Port)
 	tr.CloseIdleConnections()
-	_ = json.NewEncoder(os.Stdout).Encode(fetched{os.Getpid(), port, start, time.Since(start), resp.StatusCode})
+	_ = json.NewEncoder(os.Stdout).Encode(fetched{PID: os.Getpid(), Port: port, Start: start, Life: time.Since(start), Status: resp.StatusCode})
 	os.Exit(0)
 }
 
@@ -120,13 +121,28 @@ func TestRunShortFlows(t *testing.T) {
 	if full() {
 		count = 1000
 	}
-	a := attributions{stops: map[trace.Stop]int{}}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := "https://" + l.Node("server").Addr(false).String() + "/bytes/2000"
+	a := newAttributions()
 	for range count {
-		a.one(t, l, bin)
+		a.one(t, l, bin, []string{exe}, []string{envFetch + "=" + url}, func(out []byte) (was fetched, err error) {
+			return was, json.Unmarshal(out, &was)
+		})
 		if t.Failed() {
 			return
 		}
 	}
+	a.report(t, "run", "A client makes one HTTPS request over three routers and ends")
+}
+
+func newAttributions() *attributions { return &attributions{stops: map[trace.Stop]int{}} }
+
+// report writes down what was seen, and fails where it is less than what is promised.
+func (a *attributions) report(t *testing.T, name, what string) {
+	t.Helper()
 	slices.Sort(a.lives)
 	slices.Sort(a.starts)
 	at := func(d []time.Duration, q float64) time.Duration {
@@ -135,12 +151,15 @@ func TestRunShortFlows(t *testing.T) {
 		}
 		return d[int(q*float64(len(d)-1))].Round(10 * time.Microsecond)
 	}
-	text := fmt.Sprintf("# run: one flow of some milliseconds for each command\n\nA client makes one HTTPS request over three routers and ends; %d runs of `run --output json -- client`.\n\n"+
-		"| | |\n|---|---|\n| life of the flow, 1 %% / median / 99 %% | %v / %v / %v |\n| the trace begins after the client's connect, median / 99 %% | %v / %v |\n"+
-		"| attributed to the right process | %d of %d (%.1f %%) |\n| attributed to a wrong process | %d |\n| with every router on the way | %d (%.1f %%) |\n| with the destination, too | %d |\n| how traces stopped | %v |\n",
-		a.runs, at(a.lives, .01), at(a.lives, .5), at(a.lives, .99), at(a.starts, .5), at(a.starts, .99),
+	text := fmt.Sprintf("# run: one flow of some milliseconds for each command\n\n%s; %d runs of `run --output json -- CLIENT`.\n\n"+
+		"| | |\n|---|---|\n| life of the flow, 1 %% / median / 99 %% | %v / %v / %v |\n", what, a.runs, at(a.lives, .01), at(a.lives, .5), at(a.lives, .99))
+	if len(a.starts) > 0 {
+		text += fmt.Sprintf("| the trace begins after the client's connect, median / 99 %% | %v / %v |\n", at(a.starts, .5), at(a.starts, .99))
+	}
+	text += fmt.Sprintf("| attributed to the right process | %d of %d (%.1f %%) |\n| attributed to a wrong process | %d |\n| with every router on the way | %d (%.1f %%) |\n"+
+		"| with the destination, too | %d |\n| how traces stopped | %v |\n",
 		a.attributed, a.runs, share(a.attributed, a.runs), a.wrong, a.hops, share(a.hops, a.runs), a.destination, a.stops)
-	evidence(t, "run", text)
+	evidence(t, name, text)
 	// One in a hundred is promised. A few runs on a machine that is busy with other
 	// tests show no more than that it works.
 	allowed := a.runs / 100
@@ -154,22 +173,16 @@ func TestRunShortFlows(t *testing.T) {
 
 func share(n, of int) float64 { return 100 * float64(n) / float64(max(of, 1)) }
 
-// one runs the client once.
-func (a *attributions) one(t *testing.T, l *lab.Lab, bin string) {
+// one runs a client once; said reads what the client printed of itself.
+func (a *attributions) one(t *testing.T, l *lab.Lab, bin string, client, env []string, said func(out []byte) (fetched, error)) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	records := filepath.Join(t.TempDir(), "records")
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	url := "https://" + l.Node("server").Addr(false).String() + "/bytes/2000"
-	out, errs, status, err := l.Node("client").Exec(ctx, []string{bin, "run", "--output", "json", "-o", records, "--", exe},
-		[]string{envFetch + "=" + url}, nil)
-	var said fetched
-	if err != nil || status != 0 || json.Unmarshal(out, &said) != nil || said.Status != 200 {
-		t.Errorf("%v, status %d: %s%s", err, status, out, errs)
+	out, errs, status, err := l.Node("client").Exec(ctx, append([]string{bin, "run", "--output", "json", "-o", records, "--"}, client...), env, nil)
+	was, unread := said(out)
+	if err != nil || status != 0 || unread != nil || was.Status != 200 {
+		t.Errorf("%v, status %d, %v: %s%s", err, status, unread, out, errs)
 		return
 	}
 	b, err := os.ReadFile(records)
@@ -178,14 +191,14 @@ func (a *attributions) one(t *testing.T, l *lab.Lab, bin string) {
 		return
 	}
 	a.runs++
-	a.lives = append(a.lives, said.Life)
+	a.lives = append(a.lives, was.Life)
 	for line := range strings.Lines(string(b)) {
 		ev, err := trace.Unmarshal([]byte(line))
 		if err != nil {
 			t.Errorf("%v: %s", err, line)
 		}
 		if tr, ok := ev.(*trace.Trace); ok {
-			a.judge(tr, said)
+			a.judge(tr, was)
 			return
 		}
 	}
@@ -195,9 +208,11 @@ func (a *attributions) one(t *testing.T, l *lab.Lab, bin string) {
 
 func (a *attributions) judge(tr *trace.Trace, said fetched) {
 	a.stops[tr.Stop]++
-	a.starts = append(a.starts, tr.Start.Sub(said.Start))
+	if !said.Start.IsZero() {
+		a.starts = append(a.starts, tr.Start.Sub(said.Start))
+	}
 	switch p := tr.Process; {
-	case tr.Flow.Src.Port() != said.Port || p != nil && p.PID != 0 && p.PID != said.PID:
+	case tr.Flow.Src.Port() != said.Port || p != nil && p.PID != 0 && p.PID != said.PID || p != nil && said.Name != "" && p.Name != said.Name:
 		a.wrong++
 	case p != nil && p.PID == said.PID && tr.Service.By == trace.ByRun:
 		a.attributed++

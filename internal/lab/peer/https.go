@@ -35,7 +35,7 @@ type HTTPSConfig struct {
 // ServeHTTPS starts a web server for HTTP/1.1 and HTTP/2 with a self-signed
 // certificate. It answers
 //
-//	/bytes/N   the first N bytes of the stream of seed 0
+//	/bytes/N   the first N bytes of the stream of seed 0 (?after=3ms: not at once)
 //	/slow/N    the same, spread over one second (?for=10s: over that time)
 //	/echo      the request's body
 func ServeHTTPS(ctx context.Context, c node.Caller, cfg HTTPSConfig) (Server, error) {
@@ -84,8 +84,15 @@ func webHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /bytes/{n}", func(w http.ResponseWriter, r *http.Request) {
 		n, err := bodySize(r)
+		var after time.Duration
+		if s := r.URL.Query().Get("after"); s != "" && err == nil {
+			after, err = time.ParseDuration(s)
+		}
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		if after > 0 && !sleep(r.Context(), min(after, maxSlow)) {
 			return
 		}
 		w.Header().Set("Content-Length", strconv.FormatInt(n, 10))

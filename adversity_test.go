@@ -433,6 +433,7 @@ func startAt(seq uint32) func(fd int) error {
 
 // TestAdverseNetworks runs flows through networks that make it hard.
 func TestAdverseNetworks(t *testing.T) {
+	t.Parallel()
 	none := scenario.ICMPLimit{}
 	narrow := ladder(1, none)
 	for i := range narrow.Links {

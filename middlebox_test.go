@@ -18,6 +18,7 @@ import (
 // client's sequence numbers from all beyond, or shows it quotes as old routers make
 // them. No router's answer may be lost to it, and none be taken for another's.
 func TestMiddlebox(t *testing.T) {
+	t.Parallel()
 	const shift = 0x89abcdef
 	for _, c := range []struct {
 		name     string

@@ -91,6 +91,7 @@ func echo(t testing.TB, at *lab.Node) {
 // packet. If that is lost, the server answers anything old with a reset. A client
 // that is silent for a while after connecting must live all the same.
 func TestLostThirdACK(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, "cookies", 0)
 	client, server := b.lab.Node("client"), b.lab.Node("server")
 	echo(t, server)

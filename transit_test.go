@@ -158,7 +158,7 @@ func TestTransit(t *testing.T) {
 				stop := h.transit(servicetraceroute.Selection{})
 				var wg sync.WaitGroup
 				wg.Go(func() {
-					h.run(scenario.Workload{IPv6: ipv6, Traffic: scenario.RequestResponse, Bytes: 200, Every: 100 * time.Millisecond, Duration: 2500 * time.Millisecond}, 5, 20*time.Millisecond)
+					h.run(scenario.Workload{IPv6: ipv6, Traffic: scenario.RequestResponse, Bytes: 200, Every: 100 * time.Millisecond, Duration: 4 * time.Second}, 5, 20*time.Millisecond)
 				})
 				wg.Go(func() { h.run(scenario.Workload{IPv6: ipv6, Traffic: scenario.Download, Bytes: 30 << 20}, 1, 0) })
 				wg.Go(func() { h.run(scenario.Workload{IPv6: ipv6, Traffic: scenario.Upload, Bytes: 30 << 20}, 1, 0) })

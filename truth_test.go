@@ -215,6 +215,7 @@ func (c *crowdHop) take(f *field, tr *trace.Trace, ttl int, sent []time.Time) {
 
 // TestAlgorithms compares all four with the truth.
 func TestAlgorithms(t *testing.T) {
+	t.Parallel()
 	for _, a := range []trace.Algorithm{trace.PacketByPacket, trace.HopByHop, trace.Concurrent, trace.Adaptive} {
 		t.Run(a.String(), func(t *testing.T) {
 			t.Parallel()

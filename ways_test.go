@@ -60,6 +60,7 @@ func hashing(n scenario.Network, h scenario.Hash) scenario.Network {
 // TestTruthOfWays: the probes go where the flow's own packets go, whatever
 // decides that.
 func TestTruthOfWays(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name string
 		net  scenario.Network

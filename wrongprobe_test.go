@@ -289,6 +289,7 @@ func TestWrongProbesShow(t *testing.T) {
 // TestErrorQueue: a socket that asks for ICMP errors lives with our probes, and
 // would not with others.
 func TestErrorQueue(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, "recverr", 0)
 	for _, ipv6 := range []bool{false, true} {
 		cfg := peer.RunConfig{

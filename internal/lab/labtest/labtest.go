@@ -7,6 +7,7 @@ package labtest
 
 import (
 	"errors"
+	"flag"
 	"os"
 	"path/filepath"
 	"sync"
@@ -30,10 +31,14 @@ var errUnable = errors.New("labtest.Main was not called from TestMain")
 //
 //	func TestMain(m *testing.M) { labtest.Main(m) }
 //
-// It gets the privileges for labs, if need be from a user namespace of its own.
+// It gets the privileges for labs, if need be from a user namespace of its own. Parallel
+// tests of labs wait more than they compute: four run at once if -parallel says nothing else.
 func Main(m *testing.M) {
 	lab.Main()
 	errUnable = lab.Enter()
+	if err := flag.Set("test.parallel", "4"); err != nil { // before flags are parsed, which m.Run does
+		panic(err)
+	}
 	os.Exit(m.Run())
 }
 

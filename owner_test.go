@@ -126,7 +126,7 @@ func TestByProcess(t *testing.T) {
 				t.Errorf("%d traces of %d flows", len(all.traces), len(ports))
 			}
 			for _, tr := range all.traces {
-				if tr.Service.By != test.by || tr.Process == nil || tr.Process.PID != pid || !strings.HasPrefix(exe, tr.Process.Name) && tr.Process.Name != "exe" {
+				if tr.Service.By != test.by || tr.Process == nil || tr.Process.PID != pid || !strings.HasPrefix(exe, tr.Process.Name) && tr.Process.Name != "client" {
 					t.Errorf("%+v %+v, want process %d by %v", tr.Service, tr.Process, pid, test.by)
 				}
 				if !slices.Contains(ports, tr.Flow.Src.Port()) {
@@ -194,7 +194,7 @@ func TestRecordsNameTheProcess(t *testing.T) {
 				t.Errorf("%d traces, %+v", len(all.traces), all.stats)
 			}
 			for _, tr := range all.traces {
-				if p := tr.Process; p == nil || p.PID != pid || !strings.HasPrefix(exe, p.Name) && p.Name != "exe" {
+				if p := tr.Process; p == nil || p.PID != pid || !strings.HasPrefix(exe, p.Name) && p.Name != "client" {
 					t.Errorf("%+v, want process %d: %v", p, pid, describe(tr))
 				}
 			}

@@ -5,6 +5,7 @@ package servicetraceroute_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -75,6 +76,16 @@ func of(got found, clients []peer.Exchange) found {
 // nothing came to the server but what they sent.
 func (f *field) undisturbed(all []peer.Exchange, before peer.Counters) {
 	f.t.Helper()
+	if n := f.undelivered(all, before); n != 0 {
+		f.t.Errorf("%d damaged datagrams came to the server", n)
+	}
+}
+
+// undelivered checks that UDP clients saw their answers and nothing else, and that
+// nothing came to the server's application but what they sent. It returns how many
+// damaged datagrams its kernel dropped.
+func (f *field) undelivered(all []peer.Exchange, before peer.Counters) (damaged int64) {
+	f.t.Helper()
 	sent := 0
 	for _, x := range all {
 		sent += x.Sent
@@ -88,13 +99,12 @@ func (f *field) undisturbed(all []peer.Exchange, before peer.Counters) {
 	}
 	d := after.Delta(before)
 	came := d["Udp.InDatagrams"] + d["Udp6.InDatagrams"]
-	stray := d["Udp.NoPorts"] + d["Udp.InErrors"] + d["Udp.InCsumErrors"] + d["Udp6.NoPorts"] + d["Udp6.InErrors"] + d["Udp6.InCsumErrors"]
-	if came == 0 {
-		came = d["Udp6InDatagrams"]
-	}
+	damaged = d["Udp.InCsumErrors"] + d["Udp6.InCsumErrors"]
+	stray := d["Udp.NoPorts"] + d["Udp.InErrors"] + d["Udp6.NoPorts"] + d["Udp6.InErrors"] - damaged // which InErrors counts, too
 	if int(came) != sent || stray != 0 {
 		f.t.Errorf("%d datagrams came to the server, %d were sent: %v", came, sent, d)
 	}
+	return damaged
 }
 
 // TestUDPPaths traces UDP flows across load balancers. What is shown is what the routers
@@ -167,6 +177,123 @@ func TestUDPLongerWayBack(t *testing.T) {
 		for _, tr := range got.traces {
 			if ttl := replyTTL(tr, 3); tr.Stop != trace.StopFence || len(tr.Hops) < 3 || len(tr.Hops) > 4 || 64-ttl+1 != 3+2 {
 				t.Errorf("the third router's answer came with TTL %d: %s", ttl, describe(tr))
+			}
+		}
+		if len(got.traces) != 2 {
+			t.Errorf("%d traces of 2 flows", len(got.traces))
+		}
+	}
+}
+
+// line is a client, a server, and so many routers between.
+func line(routers int) scenario.Network {
+	n := scenario.Network{Name: "line", Nodes: []scenario.Node{{Name: "client", Kind: scenario.Host}}}
+	last := "client"
+	for i := range routers {
+		name := fmt.Sprintf("r%d", i+1)
+		n.Nodes = append(n.Nodes, scenario.Node{Name: name, Kind: scenario.Router})
+		n.Links = append(n.Links, scenario.Link{A: last, B: name})
+		last = name
+	}
+	n.Nodes = append(n.Nodes, scenario.Node{Name: "server", Kind: scenario.Host})
+	n.Links = append(n.Links, scenario.Link{A: last, B: "server"})
+	return n
+}
+
+// TestUDPMisled: nothing on the path tells that the server is nearer than its TTL says.
+// Probes come to it, and its kernel drops them, whether or not firewalls on the way or its
+// own look at their checksums before: the application gets what was sent to it and nothing
+// else.
+func TestUDPMisled(t *testing.T) {
+	t.Parallel()
+	t.Run("initial TTL", func(t *testing.T) {
+		n := line(5)
+		n.Nodes[3].Firewall = &scenario.Firewall{Inside: "r2-r3"}
+		f := newUDPField(t, n)
+		dropInvalid(t, f.lab.Node("server"))
+		for name, value := range map[string]string{"net.ipv4.ip_default_ttl": "60", "net.ipv6.conf.eth0.hop_limit": "60"} {
+			if err := f.lab.Node("server").Sysctl(t.Context(), name, value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.misled(5)
+	})
+	t.Run("server's way back", func(t *testing.T) {
+		n := line(4)
+		n.Links[4].CostBA = 20
+		for i := range n.Nodes {
+			if n.Nodes[i].Kind == scenario.Host {
+				n.Nodes[i].Addrs = []netip.Addr{netip.AddrFrom4([4]byte{203, 0, 113, byte(1 + i)}), netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 15: byte(1 + i)})}
+			}
+		}
+		last := "r1"
+		for _, name := range []string{"x1", "x2", "x3", "x4", "x5"} {
+			n.Nodes = append(n.Nodes, scenario.Node{Name: name, Kind: scenario.Router})
+			n.Links = append(n.Links, scenario.Link{A: last, B: name, CostAB: 10})
+			last = name
+		}
+		n.Links = append(n.Links, scenario.Link{A: last, B: "server", CostAB: 10})
+		newUDPField(t, n).misled(4)
+	})
+}
+
+// misled traces flows to a server behind so many routers, whose TTL misleads.
+func (f *field) misled(routers int) {
+	f.t.Helper()
+	for _, ipv6 := range []bool{false, true} {
+		before, err := peer.ReadCounters(f.t.Context(), f.lab.Node("server"))
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		stop := f.watch(servicetraceroute.Selection{
+			Protos: []trace.Proto{trace.UDP}, Params: servicetraceroute.Params{UDPProbe: servicetraceroute.UDPAlways},
+		})
+		all := f.ask(peer.ExchangeConfig{Count: 60, Size: 200, Every: 50 * time.Millisecond}, ipv6, 2)
+		got := of(stop(), all)
+		f.t.Log(f.judge(f.truth(), got.traces))
+		if damaged := f.undelivered(all, before); damaged == 0 {
+			f.t.Error("no probe came to the server: its TTL did not mislead")
+		}
+		for _, tr := range got.traces {
+			for ttl := 1; ttl <= routers; ttl++ {
+				if replyTTL(tr, ttl) == 0 {
+					f.t.Errorf("TTL %d is silent: %s", ttl, describe(tr))
+				}
+			}
+		}
+		if len(got.traces) != 2 {
+			f.t.Errorf("%d traces of 2 flows", len(got.traces))
+		}
+	}
+}
+
+// TestUDPThroughFirewall: gateways that follow connections, translate them and drop what
+// they call invalid let all probes pass, the first ones as well.
+func TestUDPThroughFirewall(t *testing.T) {
+	t.Parallel()
+	n := line(6)
+	n.Nodes[2].NAT = &scenario.NAT{Outside: "r2-r3", IPv6: true}
+	n.Nodes[3].Firewall = &scenario.Firewall{Inside: "r2-r3"}
+	f := newUDPField(t, n)
+	for _, ipv6 := range []bool{false, true} {
+		before, err := peer.ReadCounters(t.Context(), f.lab.Node("server"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop := f.watch(servicetraceroute.Selection{
+			Protos: []trace.Proto{trace.UDP}, Params: servicetraceroute.Params{UDPProbe: servicetraceroute.UDPAlways},
+		})
+		all := f.ask(peer.ExchangeConfig{Count: 40, Size: 200, Every: 50 * time.Millisecond}, ipv6, 2)
+		got := of(stop(), all)
+		f.undisturbed(all, before)
+		for _, tr := range got.traces {
+			if tr.Stop != trace.StopFence || len(tr.Hops) != 5 {
+				t.Errorf("%s", describe(tr))
+			}
+			for _, h := range tr.Hops {
+				if len(h.Replies) == 0 || h.Replies[0].Exchange.Attempt != 1 {
+					t.Errorf("TTL %d: %+v", h.TTL, h.Replies)
+				}
 			}
 		}
 		if len(got.traces) != 2 {

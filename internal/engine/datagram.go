@@ -19,6 +19,8 @@ const (
 
 	fenceMargin    = 2               // below the distance that the inbound TTL tells
 	fenceAhead     = 2               // TTLs beyond the last that answered
+	detourUnseen   = 2               // by how much the peer's way back may be longer and no answer tell it
+	damagedFirst   = 2               // probes of a TTL before one that a host would take in
 	maxDetour      = 8               // of a way back; a TTL that tells of more began with another number
 	exchangesFirst = 2               // before the first probe
 	reflectFactor  = 3               // bytes of probes for each byte of the peer's
@@ -251,16 +253,34 @@ func (r *run) advanceFence(answered, back int) {
 	r.plan.SetBoundary(min(r.fence-r.detour, r.answeredTTL+fenceAhead) + 1)
 }
 
+// damaged reports whether a probe of a UDP flow is one that no host takes in, in case the
+// fence is wrong. Whole ones go only where even that does no harm, when damaged ones were not
+// answered there; or up to the fence, once that showed that only whole ones come through.
+func (r *run) damaged(ttl, attempt int) bool {
+	certain := r.fence
+	if !r.fenceProven {
+		inbound, _ := r.flow.InboundTTL()
+		certain = probe.LeastDistance(inbound) - fenceMargin - detourUnseen - r.detour
+	}
+	return !r.wholeOnly && (attempt < damagedFirst || ttl > certain || len(r.hop(ttl).replies) > 0)
+}
+
+// passed learns from an answer which datagrams the path lets through.
+func (r *run) passed(s *probe.Sent) {
+	if s.Damaged {
+		r.damagedTTL = max(r.damagedTTL, s.TTL)
+	} else if s.TTL > r.damagedTTL {
+		r.wholeOnly = true
+	}
+}
+
 // room reports whether the flow leaves room for a probe now.
 func (r *run) room() bool {
 	if r.udp() {
-		return r.flow.UDP.ProbeBytes+uint64(udpProbeMax) <= reflectFactor*r.flow.UDP.WireIn
+		return r.flow.UDP.ProbeBytes+uint64(probe.MaxDatagram) <= reflectFactor*r.flow.UDP.WireIn
 	}
 	return probe.Offsets(&r.flow.TCP) > 0
 }
-
-// udpProbeMax is the length of a probe in a UDP flow over IPv6.
-const udpProbeMax = 40 + 8 + probe.PayloadLen
 
 func (r *run) udp() bool { return r.flow.Key.Proto == trace.UDP }
 
@@ -270,6 +290,7 @@ func (e *Engine) craft(r *run, s *probe.Sent, ttl int) bool {
 		return false
 	}
 	if r.udp() {
+		s.Damaged = r.damaged(ttl, s.Attempt)
 		probe.CraftUDP(s, r.flow, ttl, e.rng)
 		return true
 	}

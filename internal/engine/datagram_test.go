@@ -122,6 +122,104 @@ func TestUDPPath(t *testing.T) {
 	}
 }
 
+// damaged reports whether the n-th probe is one that no host takes in.
+func (r udpRig) damaged(n int) bool {
+	var ip wire.Packet
+	var u wire.UDP
+	b := r.packets[n]
+	if b == nil || ip.Decode(b, len(b)) != nil || u.Decode(ip.Transport, ip.TransportLen) != nil {
+		r.t.Fatalf("% x", b)
+	}
+	return u.Checksum == 0 || ip.TransportLen > u.Len
+}
+
+// answer is routers for a path on which damaged probes do not come beyond a TTL.
+func (r udpRig) answer(distance, damagedUpTo int) {
+	for i, b := range r.packets {
+		if ttl := int(r.probes[i].TTL); b != nil && ttl < distance && (ttl <= damagedUpTo || !r.damaged(i)) {
+			r.packets[i] = nil
+			r.timeExceeded(ttl, b)
+		}
+	}
+}
+
+// The peer's TTL tells of a distance that is too long by what an uncommon initial value, or
+// a longer way back of which no router's answer tells, makes of it. Then the probes that come
+// to the peer are ones that it does not take in.
+func TestUDPMisled(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		for ttl, distance := range map[uint8]int{
+			54: 7, // 60 when it began
+			52: 7, // the same, and two routers more on its way
+			59: 2,
+			95: 6, // 100
+			27: 4, // 30
+			61: 2, // 64, and two routers more
+			57: 6,
+		} {
+			r := newUDPRig(t, v6, 64-int(ttl)+1)
+			r.quic()
+			r.hears(false)
+			came := 0
+			for range 100 {
+				for i, b := range r.packets {
+					if b == nil || int(r.probes[i].TTL) < distance {
+						continue
+					}
+					if came++; !r.damaged(i) {
+						t.Errorf("TTL %d at first sight: a probe of TTL %d comes to the application at %d", ttl, r.probes[i].TTL, distance)
+					}
+					r.packets[i], r.probes[i].TTL = nil, 0
+				}
+				r.answer(distance, 99)
+				r.after(50 * time.Millisecond)
+			}
+			all := r.traces()
+			if len(all) != 1 || all[0].Stop != trace.StopFence || came == 0 {
+				t.Errorf("TTL %d at first sight: %d probes came to the peer, %+v", ttl, came, all)
+			}
+		}
+	}
+}
+
+// Where damaged probes do not come through, whole ones show the path; one loss more or less
+// does not bring those about.
+func TestUDPWholeOnly(t *testing.T) {
+	const distance, fence = 12, 10
+	for _, test := range []struct{ upTo, hops, whole int }{
+		{99, fence, 0},        // they do
+		{2, fence, fence - 2}, // they do not from the third router on
+		{0, fence, fence},
+		{fence - 2, fence - 2, 0}, // where a whole one might come to the peer
+	} {
+		r := newUDPRig(t, false, distance)
+		r.ttl = 128 - distance + 1
+		r.quic()
+		r.hears(false)
+		for range 300 {
+			r.answer(distance, test.upTo)
+			r.after(50 * time.Millisecond)
+		}
+		all := r.traces()
+		if len(all) != 1 {
+			t.Fatalf("%+v", all)
+		}
+		hops, whole := 0, 0
+		for _, h := range all[0].Hops {
+			if len(h.Replies) == 0 {
+				continue
+			}
+			hops++
+			if h.Replies[0].Exchange.ProbeLen == 20+8+probe.PayloadLen {
+				whole++
+			}
+		}
+		if hops != test.hops || whole != test.whole || r.highest() > fence {
+			t.Errorf("damaged up to %d: %d hops, %d of them by whole probes, up to TTL %d", test.upTo, hops, whole, r.highest())
+		}
+	}
+}
+
 // Where hops are silent no probe goes more than two beyond the last that answered: what
 // the peer's TTL says may be wrong.
 func TestUDPFenceFollowsAnswers(t *testing.T) {

@@ -154,6 +154,9 @@ func (e *Engine) answer(s *probe.Sent, r probe.Reply) {
 	} else {
 		t.plan.Answered(s.TTL, s.At)
 	}
+	if s.UDP {
+		t.passed(s)
+	}
 	h := t.hop(s.TTL)
 	h.replies = append(h.replies, trace.Reply{
 		Addr: r.From, RTT: max(r.At.Sub(s.At), 0), Kind: kind, ReplyTTL: int(r.TTL),

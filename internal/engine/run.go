@@ -66,6 +66,9 @@ type run struct {
 	fenceProven bool
 	detour      int // how much longer than the way there the way back from that one is
 
+	damagedTTL int  // of UDP: the highest that answered a probe that no host takes in
+	wholeOnly  bool // of UDP: only others come through
+
 	probeLen int // of the newest probe
 
 	lastSeq uint32 // conntrack takes two equal segments in a row for a retransmission
@@ -145,7 +148,7 @@ func (r *run) resetLeg(now time.Time) {
 	r.reach = probe.NewReach(max(d, r.params.FirstTTL), r.params.MaxTTL)
 	r.plan = probe.NewPlan(r.params, now, d, r.rtt())
 	if r.fenced() {
-		r.answeredTTL = 0
+		r.answeredTTL, r.damagedTTL, r.wholeOnly = 0, 0, false
 		r.advanceFence(r.params.FirstTTL-1, 0)
 	}
 	r.hops = make([]hop, max(r.params.MaxTTL-r.params.FirstTTL+1, 0))

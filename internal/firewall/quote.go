@@ -65,10 +65,11 @@ func (k *keys) add(packet []byte) error {
 		return errProbe
 	}
 	if udp {
-		if len(ip.Transport) != 8+probe.PayloadLen {
+		var u wire.UDP
+		if u.Decode(ip.Transport, ip.TransportLen) != nil || len(u.Payload) != probe.PayloadLen {
 			return errProbe
 		}
-		k.payloads = append(k.payloads, ip.Transport[8:]...)
+		k.payloads = append(k.payloads, u.Payload...)
 	}
 	switch {
 	case ip.Version == 4:

@@ -32,7 +32,7 @@ func Main() {
 	}
 	// What the node starts is not a node.
 	os.Unsetenv(envNode)
-	if err := play(); err != nil {
+	if err := play(name); err != nil {
 		fmt.Fprintf(os.Stderr, "lab: node %s: %v\n", name, err)
 		os.Exit(1)
 	}
@@ -42,10 +42,14 @@ func Main() {
 // play serves the controller's calls until the control socket ends. The end of
 // that socket is what cannot be missed: the kernel closes the controller's side
 // however the controller dies.
-func play() error {
+func play(name string) error {
 	// A lab has dozens of these processes, and each allocates little.
 	debug.SetGCPercent(50)
 	if err := inOwnNamespace(); err != nil {
+		return err
+	}
+	// Named by itself the process would be "exe", after the link that was executed.
+	if err := os.WriteFile("/proc/self/comm", []byte(name), 0); err != nil {
 		return err
 	}
 	if err := syscall.SetNonblock(controlFD, true); err != nil {

@@ -81,3 +81,14 @@ func Distance(inboundTTL uint8) int {
 	}
 	return 1
 }
+
+// LeastDistance is what Distance would be if the initial value was the least of those
+// that some stacks have or are told to have.
+func LeastDistance(inboundTTL uint8) int {
+	for _, initial := range []int{30, 32, 60, 64, 100, 128, 200, 254, 255} {
+		if int(inboundTTL) <= initial {
+			return initial - int(inboundTTL) + 1
+		}
+	}
+	return 1
+}

@@ -30,7 +30,7 @@ func SeenUDP(ip *wire.Packet, u *wire.UDP) (s *Sent, ok bool) {
 			Src: netip.AddrPortFrom(ip.Src, u.SrcPort), Dst: netip.AddrPortFrom(ip.Dst, u.DstPort),
 			TTL: ip.TTL, TOS: ip.TOS, FlowLabel: ip.FlowLabel, ID: ip.ID,
 		},
-		UDP: true, Nonce: n, Len: ip.Len, TTL: int(ip.TTL), Stamped: true,
+		UDP: true, Damaged: damaged(ip, u), Nonce: n, Len: ip.Len, TTL: int(ip.TTL), Stamped: true,
 	}, true
 }
 

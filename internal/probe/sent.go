@@ -22,6 +22,7 @@ type Sent struct {
 	wire.TCPProbe
 	UDP      bool
 	Nonce    Nonce     // of a datagram: what its payload says
+	Damaged  bool      // of a datagram: no host takes it in
 	Len      int       // of the whole packet
 	At       time.Time // when it left: our clock, then the kernel's own timestamp
 	Stamped  bool      // At is the kernel's

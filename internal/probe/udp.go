@@ -32,9 +32,21 @@ func nonceOf(b []byte) (n Nonce, ok bool) {
 	return Nonce(b[1:]), true
 }
 
-// CraftUDP fills in a probe of the flow: a datagram with the flow's ends and with DSCP
-// and flow label of its newest packet. ECN is zero: what answers to its marking is the
-// application's congestion control, which knows nothing of this packet.
+// surplus is how many bytes follow the datagram of a damaged probe over IPv4.
+const surplus = 3
+
+// MaxDatagram is the length of the longest probe in a UDP flow, over IPv6.
+const MaxDatagram = 40 + 8 + PayloadLen
+
+// CraftUDP fills in a probe of the flow, damaged or not as s says: a datagram with the
+// flow's ends and with DSCP and flow label of its newest packet. ECN is zero: what answers
+// to its marking is the application's congestion control, which knows nothing of this packet.
+//
+// A damaged one expires and is quoted like any other and passes firewalls that follow
+// connections, but should it come to a host, that drops it. Over IPv6 it has no checksum
+// (RFC 8200 section 8.1), over IPv4 one that is right for the packet's length and wrong
+// for the datagram's (RFC 768; RFC 9868 section 5 calls what is between them the surplus
+// area, and leaves it zero where there is nothing to say).
 func CraftUDP(s *Sent, f *flow.Flow, ttl int, rng *rand.Rand) {
 	s.UDP = true
 	s.TCPProbe = wire.TCPProbe{
@@ -56,9 +68,25 @@ func (s *Sent) AppendTo(b []byte) []byte {
 }
 
 func (s *Sent) datagram(payload []byte) wire.UDPProbe {
-	return wire.UDPProbe{
+	u := wire.UDPProbe{
 		Src: s.Src, Dst: s.Dst, TTL: s.TCPProbe.TTL, TOS: s.TOS, FlowLabel: s.FlowLabel, ID: s.ID, Payload: s.Nonce.AppendPayload(payload),
 	}
+	switch {
+	case !s.Damaged:
+	case s.Dst.Addr().Is4():
+		u.Surplus = surplus
+	default:
+		u.NoChecksum = true
+	}
+	return u
+}
+
+// damaged reports whether a datagram is what CraftUDP says of a damaged one.
+func damaged(ip *wire.Packet, u *wire.UDP) bool {
+	if ip.Version == 4 {
+		return ip.TransportLen == u.Len+surplus
+	}
+	return u.Checksum == 0
 }
 
 // OwnUDP returns the probe that this captured datagram is a copy of, or nil.

@@ -11,7 +11,7 @@ import (
 	"servicetraceroute/trace"
 )
 
-func udpProbe(t *testing.T, v6 bool, n uint64) (*Table, *Sent, []byte) {
+func udpProbe(t *testing.T, v6, damaged bool, n uint64) (*Table, *Sent, []byte) {
 	t.Helper()
 	f := &flow.Flow{Key: trace.FlowKey{
 		Proto: trace.UDP, Src: netip.MustParseAddrPort("192.0.2.1:40000"), Dst: netip.MustParseAddrPort("203.0.113.7:443"),
@@ -20,7 +20,7 @@ func udpProbe(t *testing.T, v6 bool, n uint64) (*Table, *Sent, []byte) {
 		f.Key.Src, f.Key.Dst = netip.MustParseAddrPort("[2001:db8::1]:40000"), netip.MustParseAddrPort("[2001:db8::7]:443")
 	}
 	f.UDP.Newest = flow.Template{TOS: 0xb9, FlowLabel: 0x12345, Valid: true}
-	s := &Sent{TTL: 3}
+	s := &Sent{TTL: 3, Damaged: damaged}
 	CraftUDP(s, f, 3, rand.New(rand.NewPCG(n, 1)))
 	s.ID = uint16(1000 + n)
 	b := s.AppendTo(nil)
@@ -40,7 +40,13 @@ func quoted(t *testing.T, b []byte) *wire.Quote {
 }
 
 func TestMatchUDP(t *testing.T) {
-	table, s, b := udpProbe(t, false, 1)
+	for _, damaged := range []bool{false, true} {
+		testMatchUDP(t, damaged)
+	}
+}
+
+func testMatchUDP(t *testing.T, damaged bool) {
+	table, s, b := udpProbe(t, false, damaged, 1)
 	fix := func(change func(*wire.UDPProbe)) []byte {
 		u := s.datagram(nil)
 		change(&u)
@@ -75,7 +81,7 @@ func TestMatchUDP(t *testing.T) {
 	} {
 		got, v := table.Match(quoted(t, test.quote))
 		if (got == s && v == Exact) != test.want || got == nil != (v == NoMatch) {
-			t.Errorf("%s: %v, verdict %d", name, got, v)
+			t.Errorf("%s, damaged %t: %v, verdict %d", name, damaged, got, v)
 		}
 	}
 	table.Expire(time.Unix(10, 0))
@@ -85,21 +91,23 @@ func TestMatchUDP(t *testing.T) {
 }
 
 func TestMatchUDP6(t *testing.T) {
-	table, s, b := udpProbe(t, true, 2)
-	if got, v := table.Match(quoted(t, b)); got != s || v != Exact {
-		t.Errorf("%v %d", got, v)
-	}
-	if got, _ := table.Match(quoted(t, b[:48])); got != nil {
-		t.Error("believed without its nonce: nothing in 48 bytes is random but 16 bits")
-	}
-	if d := s.Differences(quoted(t, b)); d != (Differences{}) {
-		t.Errorf("%+v", d)
+	for _, damaged := range []bool{false, true} {
+		table, s, b := udpProbe(t, true, damaged, 2)
+		if got, v := table.Match(quoted(t, b)); got != s || v != Exact {
+			t.Errorf("%v %d", got, v)
+		}
+		if got, _ := table.Match(quoted(t, b[:48])); got != nil {
+			t.Error("believed without its nonce: nothing in 48 bytes is random but 16 bits")
+		}
+		if d := s.Differences(quoted(t, b)); d != (Differences{}) {
+			t.Errorf("%+v", d)
+		}
 	}
 }
 
 // A TCP probe with the same identification is not taken for a datagram.
 func TestMatchUDPAmongTCP(t *testing.T) {
-	table, s, b := udpProbe(t, false, 3)
+	table, s, b := udpProbe(t, false, false, 3)
 	tcp := &Sent{TCPProbe: s.TCPProbe}
 	table.Add(time.Unix(0, 0), tcp, time.Second)
 	if got, _ := table.Match(quoted(t, b[:28])); got != nil {
@@ -108,7 +116,13 @@ func TestMatchUDPAmongTCP(t *testing.T) {
 }
 
 func TestOwnUDP(t *testing.T) {
-	table, s, b := udpProbe(t, false, 4)
+	for _, damaged := range []bool{false, true} {
+		testOwnUDP(t, damaged)
+	}
+}
+
+func testOwnUDP(t *testing.T, damaged bool) {
+	table, s, b := udpProbe(t, false, damaged, 4)
 	own := func(b []byte) (*Sent, bool) {
 		var ip wire.Packet
 		var u wire.UDP
@@ -128,5 +142,22 @@ func TestOwnUDP(t *testing.T) {
 	u.Payload = []byte{5, 1, 2, 3, 4, 5, 6, 7, 8}
 	if got, _ := own(u.AppendTo(nil)); got != nil {
 		t.Errorf("somebody else's: %v", got)
+	}
+}
+
+// A captured probe is read as what it was sent as, so that quotes of it match.
+func TestSeenUDP(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		for _, damaged := range []bool{false, true} {
+			_, s, b := udpProbe(t, v6, damaged, 5)
+			var ip wire.Packet
+			var u wire.UDP
+			if ip.Decode(b, len(b)) != nil || u.Decode(ip.Transport, ip.TransportLen) != nil {
+				t.Fatal("malformed")
+			}
+			if got, ok := SeenUDP(&ip, &u); !ok || got.Damaged != damaged || string(got.AppendTo(nil)) != string(s.AppendTo(nil)) {
+				t.Errorf("%+v", got)
+			}
+		}
 	}
 }

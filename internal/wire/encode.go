@@ -68,19 +68,30 @@ type UDPProbe struct {
 	FlowLabel uint32
 	ID        uint16
 	Payload   []byte
+
+	// Surplus is how many zeros follow the datagram in its packet: the checksum, as whoever
+	// goes by the packet's length computes it, covers them, and its pseudo header counts them.
+	Surplus int
+	// NoChecksum leaves the checksum zero.
+	NoChecksum bool
 }
 
 // AppendTo appends the whole IP packet.
 func (p *UDPProbe) AppendTo(b []byte) []byte {
 	start := len(b)
-	b = appendIP(b, p.Src.Addr(), p.Dst.Addr(), p.TTL, p.TOS, p.FlowLabel, p.ID, ProtoUDP, 8+len(p.Payload))
+	b = appendIP(b, p.Src.Addr(), p.Dst.Addr(), p.TTL, p.TOS, p.FlowLabel, p.ID, ProtoUDP, 8+len(p.Payload)+p.Surplus)
 	at := len(b)
 	b = be.AppendUint16(b, p.Src.Port())
 	b = be.AppendUint16(b, p.Dst.Port())
 	b = be.AppendUint16(b, uint16(8+len(p.Payload)))
 	b = append(b, 0, 0)
 	b = append(b, p.Payload...)
-	putChecksum(b[start:], at-start, 6, ProtoUDP)
+	for range p.Surplus {
+		b = append(b, 0)
+	}
+	if !p.NoChecksum {
+		putChecksum(b[start:], at-start, 6, ProtoUDP)
+	}
 	return b
 }
 
@@ -91,7 +102,7 @@ func (p *UDPProbe) ChecksumBetween(src, dst netip.AddrPort) uint16 {
 	other.Src, other.Dst = src, dst
 	var room [128]byte
 	b := other.AppendTo(room[:0])
-	return be.Uint16(b[len(b)-len(p.Payload)-2:])
+	return be.Uint16(b[len(b)-p.Surplus-len(p.Payload)-2:])
 }
 
 // ICMPEcho is an echo request or reply.

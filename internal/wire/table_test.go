@@ -315,6 +315,36 @@ func TestDatagramRoundTrip(t *testing.T) {
 	}
 }
 
+// A datagram with zeros behind it has a checksum that is right for the length of its packet
+// and wrong for its own; one without a checksum has zero.
+func TestDatagramSurplus(t *testing.T) {
+	for _, ends := range [][2]netip.AddrPort{{a4, b4}, {a6, b6}} {
+		for n := range 300 {
+			u := UDPProbe{Src: ends[0], Dst: ends[1], TTL: 3, ID: 7, Payload: []byte{5, byte(n), byte(n >> 8)}, Surplus: 3}
+			b := u.AppendTo(nil)
+			var ip Packet
+			var d UDP
+			if err := errors.Join(ip.Decode(b, len(b)), d.Decode(ip.Transport, ip.TransportLen)); err != nil {
+				t.Fatal(err)
+			}
+			if ip.TransportLen != 14 || d.Len != 11 || len(d.Payload) != 3 || d.Checksum != u.ChecksumBetween(u.Src, u.Dst) {
+				t.Fatalf("%+v %+v", ip, d)
+			}
+			if got := checksum(b, ip); got != 0xffff {
+				t.Fatalf("by the packet's length: %#x", got)
+			}
+			ip.Transport, ip.TransportLen = ip.Transport[:11], 11
+			if got := checksum(b, ip); got == 0xffff {
+				t.Fatalf("by its own length: %#x", got)
+			}
+			u.Surplus, u.NoChecksum = 0, true
+			if b = u.AppendTo(nil); ip.Decode(b, len(b)) != nil || be.Uint16(ip.Transport[6:]) != 0 {
+				t.Fatalf("% x", b)
+			}
+		}
+	}
+}
+
 func TestEchoRoundTrip(t *testing.T) {
 	for _, ends := range [][2]netip.Addr{{a4.Addr(), b4.Addr()}, {a6.Addr(), b6.Addr()}} {
 		for _, reply := range []bool{false, true} {

@@ -121,6 +121,7 @@ func TestReplaySelection(t *testing.T) {
 	file := func() io.Reader { return bytes.NewReader(probed()) }
 	for _, sel := range []servicetraceroute.Selection{
 		{PIDs: []int{1}}, {Processes: []string{"x"}}, {Cgroups: []string{"/x"}}, {Run: &servicetraceroute.Run{Descendants: 1}},
+		{Match: []string{"dport == 443 && uid == 0"}},
 	} {
 		if all, err := records(t.Context(), servicetraceroute.Replay{Packets: file()}, sel); !errors.Is(err, errors.ErrUnsupported) || len(all) != 0 {
 			t.Errorf("%+v: %v", sel, err)
@@ -140,6 +141,10 @@ func TestReplaySelection(t *testing.T) {
 		{sel: servicetraceroute.Selection{Hosts: []string{"www.example.com"}}, r: servicetraceroute.Replay{All: true}, want: "203.0.113.9 address"},
 		{sel: servicetraceroute.Selection{Hosts: []string{"203.0.113.9"}, Ports: []string{"80"}}},
 		{sel: servicetraceroute.Selection{Protos: []trace.Proto{trace.UDP}}},
+		{sel: servicetraceroute.Selection{Match: []string{"dport == 443"}}, want: "dport == 443 expr"},
+		{sel: servicetraceroute.Selection{Match: []string{"dport == 80"}}},
+		{sel: servicetraceroute.Selection{Directions: []trace.Direction{trace.Out}}, want: "203.0.113.9 address"},
+		{sel: servicetraceroute.Selection{Directions: []trace.Direction{trace.In, trace.Transit}}},
 		{sel: servicetraceroute.Selection{Services: []servicetraceroute.Service{{Name: "web", Ports: []string{"443"}}}}, want: "web port"},
 	} {
 		test.r.Packets = file()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -140,6 +141,12 @@ func (f *replayFlags) config(stderr io.Writer) (r servicetraceroute.Replay, sel 
 	if err := sel.Check(); err != nil {
 		return r, sel, watchFailed(err)
 	}
+	switch {
+	case sel.ByProcess():
+		return r, sel, usage(errors.New("--match: a capture file does not tell whose a flow is"), "the fields process, exe, pid, uid and cgroup are about that")
+	case slices.Contains(f.directions, "transit"):
+		return r, sel, usage(errors.New("--direction transit: a capture file does not tell what its host only forwarded"), "--local names the near end of flows, which are then out or in")
+	}
 	return r, sel, nil
 }
 
@@ -208,8 +215,11 @@ func (f *replayFlags) run(ctx context.Context, name string, stdout, stderr io.Wr
 // nothing is the error of a file in which no flow matched.
 func (f *replayFlags) nothing(all bool) error {
 	hint := "a flow needs packets of both its ends, or payload"
-	if !all {
-		hint = "names are those in the file: without payload and DNS answers there are none; without --host and --service all flows are shown"
+	switch {
+	case !all:
+		hint = "names are those in the file: without payload and DNS answers there are none; without --host, --service and --match all flows are shown"
+	case len(f.ports)+len(f.protos)+len(f.interfaces)+len(f.directions) > 0 || f.v4 || f.v6:
+		hint = "--port, --proto, --interface, --direction, -4 and -6 leave flows out"
 	}
 	return &failure{errors.New("no flow in the file matched"), hint, exitNoMatch}
 }

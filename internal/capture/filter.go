@@ -12,10 +12,13 @@ import (
 const (
 	snapTCP  = 192  // Ethernet, two VLAN tags, 60 of IP, 60 of TCP, and a margin
 	snapICMP = 1600 // with a quote and extensions
-	snapUDP  = 1600
+	snapUDP  = 1600 // what one packet on the wire has
 	// snapHello holds a client's first words whole: a TLS hello with post-quantum keys
 	// is 1.8 kB, and may leave in one packet that is split only below.
 	snapHello = snapTCP + 4096
+	// snapInitials holds the packets of a QUIC hello that were handed over as one
+	// (segmentation offload).
+	snapInitials = 8 << 10
 	// snapWhole is more than a block of the ring holds: the kernel cuts there.
 	snapWhole = 256 << 10
 
@@ -185,12 +188,13 @@ func (c Config) snapTCP() []bpf.Instruction {
 		return []bpf.Instruction{
 			bpf.LoadScratch{Dst: bpf.RegX, N: headerLen},
 			bpf.LoadAbsolute{Off: adType, Size: 1},
-			bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeOutgoing, SkipTrue: 6},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeOutgoing, SkipTrue: 7},
 			bpf.LoadIndirect{Off: netOffset, Size: 2}, // the source port
 			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: portDNS, SkipTrue: 2},
 			load(snapWhole),
-			bpf.Jump{Skip: 5},
-			bpf.LoadIndirect{Off: netOffset + 2, Size: 2}, // the destination port
+			bpf.Jump{Skip: 6},
+			bpf.LoadIndirect{Off: netOffset + 2, Size: 2},              // the destination port
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: portDNS, SkipTrue: 1}, // of a resolver on this host
 			bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: serverPorts, SkipTrue: 2},
 			load(snapHello),
 			bpf.Jump{Skip: 1},
@@ -198,6 +202,34 @@ func (c Config) snapTCP() []bpf.Instruction {
 		}
 	}
 	return []bpf.Instruction{load(snapTCP)}
+}
+
+// snapUDP leaves in A how much of a datagram is kept.
+func (c Config) snapUDP() []bpf.Instruction {
+	load := func(n uint32) bpf.Instruction { return bpf.LoadConstant{Dst: bpf.RegA, Val: n} }
+	switch {
+	case c.Payload:
+		return []bpf.Instruction{load(snapWhole)}
+	case c.Names:
+		return []bpf.Instruction{
+			bpf.LoadExtension{Num: bpf.ExtLen},
+			bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: snapUDP, SkipTrue: 2},
+			load(snapUDP),
+			bpf.Jump{Skip: 10},
+			// It has all that is looked at here.
+			bpf.LoadScratch{Dst: bpf.RegX, N: headerLen},
+			bpf.LoadIndirect{Off: netOffset, Size: 2}, // the source port
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: portDNS, SkipTrue: 2},
+			load(snapWhole),
+			bpf.Jump{Skip: 5},
+			bpf.LoadIndirect{Off: netOffset + 8, Size: 1},             // the payload's first byte
+			bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 0x80, SkipTrue: 2}, // a long header of QUIC
+			load(snapUDP),
+			bpf.Jump{Skip: 1},
+			load(snapInitials),
+		}
+	}
+	return []bpf.Instruction{load(snapUDP)}
 }
 
 // transports ends a branch: TCP, and UDP if wanted, pass where the selection lets
@@ -209,8 +241,8 @@ func transports(cfg Config, prefixes []prefixTest) []bpf.Instruction {
 		other = []bpf.Instruction{
 			bpf.JumpIf{Cond: bpf.JumpEqual, Val: protoUDP, SkipTrue: 1},
 			drop,
-			bpf.LoadConstant{Dst: bpf.RegA, Val: snapUDP},
 		}
+		other = append(other, cfg.snapUDP()...)
 	}
 	p := []bpf.Instruction{bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoTCP, SkipTrue: uint8(len(tcp) + 1)}}
 	p = append(append(p, tcp...), bpf.Jump{Skip: uint32(len(other))})

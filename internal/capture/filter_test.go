@@ -114,6 +114,11 @@ func TestProgram(t *testing.T) {
 		b[0] = 0x4f // 40 bytes of options
 		copy(b[60:], portBytes(1000, 443))
 	})
+	leaves := facts{proto: 0x0800, hatype: 1, pkttype: 4}
+	udpOf := func(src, dst uint16, first byte, payload int) []byte {
+		b := datagram("10.0.0.1", "10.0.0.2", protoUDP, append(append(portBytes(src, dst), 0, 0, 0, 0), first)...)
+		return append(b, make([]byte, 2400)...)[:28+payload]
+	}
 	for name, test := range map[string]struct {
 		cfg  Config
 		f    facts
@@ -170,6 +175,14 @@ func TestProgram(t *testing.T) {
 		"DNS answers over TCP":   {Config{Names: true}, ether4, datagram("10.0.0.1", "10.0.0.2", protoTCP, portBytes(53, 4000)...), snapWhole},
 		"DNS answers over TCP 6": {Config{Names: true}, ether6, datagram("fd00::1", "fd00::2", protoTCP, portBytes(53, 4000)...), snapWhole},
 		"UDP with words":         {Config{Names: true, UDP: true}, ether4, udp4, snapUDP},
+		"hello in one packet":    {Config{Names: true, UDP: true}, leaves, udpOf(40000, 443, 0xc3, 1200), snapUDP},
+		"hello of more packets":  {Config{Names: true, UDP: true}, leaves, udpOf(40000, 443, 0xc3, 2400), snapInitials},
+		"the same, no names":     {Config{UDP: true}, leaves, udpOf(40000, 443, 0xc3, 2400), snapUDP},
+		"upload of more packets": {Config{Names: true, UDP: true}, leaves, udpOf(40000, 443, 0x43, 2400), snapUDP},
+		"empty datagram":         {Config{Names: true, UDP: true}, leaves, udpOf(40000, 443, 0, 0), snapUDP},
+		"long DNS answer":        {Config{Names: true, UDP: true}, ether4, udpOf(53, 40000, 0, 2400), snapWhole},
+		"datagram with payload":  {Config{Payload: true, UDP: true}, ether4, udpOf(443, 40000, 0x43, 1200), snapWhole},
+		"question to itself":     {Config{Names: true}, facts{proto: 0x0800, hatype: 772}, datagram("127.0.0.1", "127.0.0.53", protoTCP, portBytes(40000, 53)...), snapHello},
 		"words without UDP":      {Config{Names: true}, ether4, udp4, 0},
 		"words of other ports":   {Config{Names: true, Ports: []PortRange{{9, 9}}}, facts{proto: 0x0800, hatype: 1, pkttype: 4}, syn4, 0},
 		"destination port":       {port(443, 443), ether4, syn4, snapTCP},

@@ -84,8 +84,10 @@ func (e *Engine) ownerOf(now time.Time, f *flow.Flow, o *flow.Observation) {
 		}
 		a.owner, a.asked, a.epoch = nil, false, 0
 		a.process, a.wondered = nil, time.Time{}
-		if a.watch != nil && a.watch.Selector.ByOwner() {
-			a.watch = nil
+		// Its client may want another name, too.
+		if a.watch != nil && !a.watch.single() {
+			a.watch, a.ignored = nil, false
+			a.told = a.told && a.finished > 0
 		}
 	}
 	if len(e.early.byKey) == 0 {
@@ -104,7 +106,10 @@ func (e *Engine) ownerOf(now time.Time, f *flow.Flow, o *flow.Observation) {
 // was seen and the answer may be on its way.
 func (e *Engine) inquire(f *flow.Flow, a *attachment) {
 	switch {
-	case a.owner != nil || a.asked || !f.Egress.Known:
+	case a.owner != nil || a.asked:
+		return
+	case !f.Egress.Known:
+		a.epoch = 0 // look again when something leaves
 		return
 	case f.TCP.SynOut && !f.TCP.Established:
 		a.epoch = 0 // look again with the next packet

@@ -79,6 +79,19 @@ func TestQuestions(t *testing.T) {
 	if q := r.e.Questions(); len(q) != 1 {
 		t.Errorf("joined late: %+v", q)
 	}
+	// The peer's packet does not tell by which interface the flow's leave.
+	r = ownedRig(t)
+	r.in(segment{flags: wire.ACK | wire.PSH, data: 100})
+	r.exchange()
+	if q := r.e.Questions(); len(q) != 1 {
+		t.Errorf("joined late by the peer's packet: %+v", q)
+	}
+	u := udpRig{ownedRig(t)}
+	u.send(false, make([]byte, 100))
+	u.send(true, make([]byte, 100))
+	if q := u.e.Questions(); len(q) != 1 || q[0].Key.Proto != trace.UDP {
+		t.Errorf("datagrams that come first: %+v", q)
+	}
 	r = newRig(t, false, 4)
 	r.handshake()
 	if q := r.e.Questions(); len(q) != 0 {

@@ -83,6 +83,9 @@ func (e *Engine) segment(p *capture.Packet) {
 	}
 	e.attend(p, f, &o)
 	a := e.match(p.Time, f)
+	if o.FirstSYN {
+		a.anew, a.refused = a.finished > 0, false
+	}
 	if a.watch == nil && a.run == nil {
 		return
 	}
@@ -92,9 +95,6 @@ func (e *Engine) segment(p *capture.Packet) {
 	}
 	if a.watch != nil {
 		a.watch.lastSeen = p.Time
-	}
-	if o.FirstSYN {
-		a.anew, a.refused = a.finished > 0, false
 	}
 	e.notePacket(p, a, e.tcp.PayloadLen)
 	if a.run != nil {

@@ -73,17 +73,20 @@ func (e *Engine) attend(p *capture.Packet, f *flow.Flow, o *flow.Observation) {
 		e.deaf(a)
 		a.words = nil
 		switch {
-		case o.Outgoing && f.Key.Dst.Port() == portDNS:
+		case e.tcp.DstPort == portDNS && (o.Outgoing || e.toItself()):
 			e.listenDNS(a, e.tcp.Seq)
 		case o.Outgoing:
 			e.listen(a, e.tcp.Seq)
+		case e.tcp.PayloadLen > 0:
+			// TCP Fast Open (RFC 7413): what is in a SYN is not kept, so the words lack it.
+			a.words = &words{byPeer: true}
 		default:
 			a.words = &words{byPeer: true, start: e.tcp.Seq + 1}
 			a.words.said.Awaited = true
 		}
 	}
-	if a != nil && a.dns != nil {
-		e.resolveTCP(p, f, a)
+	if d := e.dnsOf(f, a); d != nil {
+		e.resolveTCP(p, f, d)
 	}
 	if a != nil && a.words != nil && a.words.byPeer && a.words.stream == nil && a.words.said.Awaited && f.TCP.Established {
 		e.accept(a)
@@ -178,7 +181,7 @@ func (e *Engine) mayListen(byPeer bool) bool {
 // hear takes in what the client of a TCP flow said.
 func (e *Engine) hear(a *attachment, s *wire.TCP) {
 	w := a.words
-	w.stream.Add(s.Seq, s.Payload)
+	w.stream.Add(first(s), s.Payload)
 	h, status := hello.First(w.stream.Bytes())
 	cut := len(s.Payload) < s.PayloadLen || w.stream.Stopped()
 	if status == hello.More && !cut {
@@ -249,7 +252,7 @@ func (e *Engine) resolve(p *capture.Packet) {
 	}
 	key := flow.KeyUDP(&e.ip, &e.udp, true)
 	switch {
-	case key.Dst.Port() == portDNS && (p.Direction == capture.Outgoing || e.ip.Src.IsLoopback() || e.ip.Src == e.ip.Dst):
+	case key.Dst.Port() == portDNS && (p.Direction == capture.Outgoing || e.toItself()):
 		e.names.Query(p.Time, key.Src, key.Dst, e.udp.Payload)
 	case e.transit && key.Src.Port() == portDNS && p.Direction == capture.Outgoing && e.cfg.Local(e.ip.Src):
 		// This host's own resolver tells a client; what it knows already it does not ask for.
@@ -266,6 +269,38 @@ func (e *Engine) resolve(p *capture.Packet) {
 // resolver is a TCP connection to a DNS server.
 type resolver struct{ questions, answers *names.Stream }
 
+// first is the sequence number of a segment's first byte of payload: that of a SYN, which
+// may carry some (TCP Fast Open, RFC 7413), has one of its own before.
+func first(s *wire.TCP) uint32 {
+	if s.Flags&wire.SYN != 0 {
+		return s.Seq + 1
+	}
+	return s.Seq
+}
+
+// toItself reports whether the packet is one of this host to itself. The capture shows such
+// a one once, as it comes in, so either direction of a connection looks like a flow of its own.
+func (e *Engine) toItself() bool { return e.ip.Src.IsLoopback() || e.ip.Src == e.ip.Dst }
+
+// dnsOf is the flow's attachment whose connection to a DNS server the packet belongs to; nil:
+// it belongs to none.
+func (e *Engine) dnsOf(f *flow.Flow, a *attachment) *attachment {
+	switch {
+	case a != nil && a.dns != nil:
+		return a
+	case e.tcp.SrcPort != portDNS || !e.toItself():
+		return nil
+	}
+	question := e.table.Get(turned(f.Key))
+	if question == nil {
+		return nil
+	}
+	if a, ok := question.Attachment.(*attachment); ok && a.dns != nil {
+		return a
+	}
+	return nil
+}
+
 // listenDNS begins to read a connection to a DNS server whose SYN leaves.
 func (e *Engine) listenDNS(a *attachment, seq uint32) {
 	if e.cfg.NoDNS || !e.mayListen(false) {
@@ -278,22 +313,22 @@ func (e *Engine) listenDNS(a *attachment, seq uint32) {
 // resolveTCP takes in a segment of such a connection.
 func (e *Engine) resolveTCP(p *capture.Packet, f *flow.Flow, a *attachment) {
 	d, s := a.dns, &e.tcp
-	outgoing := p.Direction == capture.Outgoing
+	src, dst := netip.AddrPortFrom(e.ip.Src, s.SrcPort), netip.AddrPortFrom(e.ip.Dst, s.DstPort)
+	asks := s.DstPort == portDNS
 	from := d.answers
-	if outgoing {
+	if asks {
 		from = d.questions
 	}
 	if s.Flags&wire.SYN != 0 {
 		from.Start(s.Seq + 1)
-		return
 	}
 	if len(s.Payload) > 0 {
-		from.Add(s.Seq, s.Payload)
+		from.Add(first(s), s.Payload)
 	}
 	for msg, ok := from.Next(); ok; msg, ok = from.Next() {
-		if outgoing {
-			e.names.Query(p.Time, f.Key.Src, f.Key.Dst, msg)
-		} else if e.names.Answer(p.Time, f.Key.Src, f.Key.Dst, msg) {
+		if asks {
+			e.names.Query(p.Time, src, dst, msg)
+		} else if e.names.Answer(p.Time, dst, src, msg) {
 			e.stats.Services.DNS++
 		}
 	}

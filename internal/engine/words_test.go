@@ -125,6 +125,114 @@ func TestWordsByDNSOverTCP(t *testing.T) {
 	}
 }
 
+// The same with a resolver of this host, each packet of which is captured as it comes in.
+func TestWordsByDNSOverTCPToItself(t *testing.T) {
+	r := namedRig(t, "video.example")
+	q := new(dns.Msg).SetQuestion("www.video.example.", dns.TypeA)
+	a := new(dns.Msg).SetReply(q)
+	a.Answer = append(a.Answer, &dns.A{Hdr: dns.RR_Header{Name: "www.video.example.", Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}, A: r.peer.Addr().AsSlice()})
+	client, server := netip.MustParseAddrPort("127.0.0.1:40000"), netip.MustParseAddrPort("127.0.0.53:53")
+	next := map[netip.AddrPort]uint32{client: 1000, server: 5000}
+	segment := func(src, dst netip.AddrPort, flags wire.TCPFlags, m *dns.Msg) {
+		seg := wire.TCPSegment{TCPProbe: wire.TCPProbe{Src: src, Dst: dst, TTL: 64, Seq: next[src], Ack: next[dst], Flags: flags, Window: 501}}
+		if m != nil {
+			b, err := m.Pack()
+			if err != nil {
+				t.Fatal(err)
+			}
+			seg.Payload = append([]byte{byte(len(b) >> 8), byte(len(b))}, b...)
+		}
+		if next[src] += uint32(len(seg.Payload)); flags&(wire.SYN|wire.FIN) != 0 {
+			next[src]++
+		}
+		p := r.captured(seg.AppendTo(nil), capture.Incoming)
+		r.step(&p)
+	}
+	segment(client, server, wire.SYN, nil)
+	segment(server, client, wire.SYN|wire.ACK, nil)
+	segment(client, server, wire.ACK, nil)
+	segment(client, server, wire.ACK|wire.PSH, q)
+	segment(server, client, wire.ACK|wire.PSH, a)
+	segment(client, server, wire.ACK|wire.FIN, nil)
+	segment(server, client, wire.ACK|wire.FIN, nil)
+	segment(client, server, wire.ACK, nil)
+	if n := r.e.stats.Services.DNS; n != 1 || r.e.listening != 0 {
+		t.Fatalf("%d answers were read, %d connections still are", n, r.e.listening)
+	}
+	r.handshake()
+	r.after(600 * time.Millisecond)
+	if flows, _ := r.told(); len(flows) != 1 || flows[0].Service.By != trace.ByDNS {
+		t.Errorf("%+v", flows)
+	}
+}
+
+// fastOpen is a SYN that carries data (TCP Fast Open), from this end or the peer.
+func (r *rig) fastOpen(outgoing bool, data []byte) {
+	seg := wire.TCPSegment{TCPProbe: wire.TCPProbe{
+		Src: r.me, Dst: r.peer, TTL: 64, Seq: r.seq, Flags: wire.SYN, Window: r.window,
+	}, Options: synOptions, Payload: data}
+	d := capture.Outgoing
+	if !outgoing {
+		seg.Src, seg.Dst, seg.TTL, seg.Seq, d = r.peer, r.me, r.ttl, r.ack, capture.Incoming
+		r.ack += 1 + uint32(len(data))
+	} else {
+		r.seq += 1 + uint32(len(data))
+	}
+	p := r.captured(seg.AppendTo(nil), d)
+	r.step(&p)
+}
+
+// The first words may come with the SYN.
+func TestWordsInSYN(t *testing.T) {
+	for _, whole := range []bool{true, false} {
+		r := namedRig(t, "video.example")
+		hello, cut := clientHello(t, "www.video.example"), 0
+		if !whole {
+			cut = 100
+		}
+		r.fastOpen(true, hello[:len(hello)-cut])
+		r.now = r.now.Add(rtt)
+		r.in(segment{flags: wire.SYN | wire.ACK, options: synOptions})
+		r.out(segment{flags: wire.ACK})
+		if !whole {
+			r.say(hello[len(hello)-cut:])
+		}
+		if flows, _ := r.told(); len(flows) != 1 || flows[0].Service.By != trace.BySNI || flows[0].Service.Value != "www.video.example" {
+			t.Errorf("whole %t: %+v", whole, flows)
+		}
+	}
+	// Those to a server are not kept; nobody waits for them.
+	r := namedRig(t, "video.example")
+	r.fastOpen(false, clientHello(t, "www.video.example"))
+	r.out(segment{flags: wire.SYN | wire.ACK, options: synOptions})
+	r.in(segment{flags: wire.ACK})
+	if a, ok := r.flow().Attachment.(*attachment); !ok || a.words == nil || a.words.said.Awaited || r.e.accepted != 0 {
+		t.Errorf("%+v", a)
+	}
+}
+
+// The next connection of the same addresses and ports may want another name.
+func TestWordsOfNextConnection(t *testing.T) {
+	r := namedRig(t, "video.example")
+	r.w.Every = time.Millisecond
+	for i, name := range []string{"www.video.example", "other.example", "www.video.example"} {
+		r.handshake()
+		r.say(clientHello(t, name))
+		r.now = r.now.Add(rtt)
+		r.in(segment{flags: wire.ACK | wire.PSH, data: 300})
+		r.after(time.Second)
+		r.out(segment{flags: wire.ACK | wire.FIN})
+		r.in(segment{flags: wire.ACK | wire.FIN})
+		r.out(segment{flags: wire.ACK})
+		flows, traces := r.told()
+		if want := (i + 1) % 2; len(flows) != want || len(traces) != want {
+			t.Errorf("connection %d, %s: %d flows, %d traces", i, name, len(flows), len(traces))
+		}
+		r.seq, r.ack = r.seq+1<<20, r.ack+1<<20
+		r.after(time.Minute)
+	}
+}
+
 func (r *rig) told() (flows []*trace.Flow, traces []*trace.Trace) {
 	for _, rec := range r.e.Records() {
 		switch ev := rec.Event.(type) {

@@ -18,6 +18,7 @@ type Table struct {
 	newest  *Flow
 	oldest  *Flow
 	evicted uint64
+	began   time.Time // when the first flow was seen
 	// OnRemove is told of every flow that leaves the table.
 	OnRemove func(*Flow)
 }
@@ -114,6 +115,9 @@ func (t *Table) add(k trace.FlowKey, at time.Time) *Flow {
 	if len(t.flows) >= t.limit {
 		t.evicted++
 		t.remove(t.oldest)
+	}
+	if t.began.IsZero() {
+		t.began = at
 	}
 	f := &Flow{Key: k, FirstSeen: at, LastSeen: at}
 	f.TCP.reset()

@@ -48,9 +48,9 @@ func (t *Table) ObserveUDP(p *capture.Packet, ip *wire.Packet, u *wire.UDP) (f *
 	f = t.flows[key]
 	if f == nil {
 		f = t.add(key, p.Time)
-		f.Direction = trace.In
-		if outgoing {
-			f.Direction = trace.Out
+		f.Direction = trace.Out
+		if !outgoing && t.accepted(p.Time, key, u.Payload) {
+			f.Direction = trace.In
 		}
 	} else {
 		t.touch(f)
@@ -64,6 +64,27 @@ func (t *Table) ObserveUDP(p *capture.Packet, ip *wire.Packet, u *wire.UDP) (f *
 		f.datagram(p, ip, u, outgoing)
 	}
 	return f, followed
+}
+
+// Of a datagram without a flow nothing tells whether it is the first of one.
+const (
+	wellKnown = 1024             // ports below are servers'
+	ephemeral = 32768            // from here on they are clients', by Linux's own choice
+	joining   = 10 * time.Second // in which the flows show themselves that were there before the table was
+)
+
+// accepted reports whether a flow whose first packet that was seen came in was opened by the
+// peer, as it looks. Else this end did before anybody looked.
+func (t *Table) accepted(now time.Time, k trace.FlowKey, payload []byte) bool {
+	near, far := k.Src.Port(), k.Dst.Port()
+	switch {
+	case longHeader(payload): // QUIC begins so
+		return true
+	case far < wellKnown:
+		return near < wellKnown
+	default:
+		return far >= ephemeral || near < ephemeral || now.Sub(t.began) >= joining
+	}
 }
 
 // KeyUDP is the flow's key of a datagram that leaves (outgoing) or comes.

@@ -10,6 +10,47 @@ import (
 	"servicetraceroute/trace"
 )
 
+// Who opened a flow whose first packet came in: this end where the peer has a server's port,
+// and while flows show themselves that were there before.
+func TestUDPAccepted(t *testing.T) {
+	quic := append([]byte{0xc3, 0, 0, 0, 1}, make([]byte, 1200)...)
+	short := make([]byte, 1200)
+	for _, test := range []struct {
+		near, far uint16
+		after     time.Duration
+		payload   []byte
+		want      trace.Direction
+	}{
+		{40000, 443, 0, short, trace.Out},
+		{40000, 443, time.Hour, short, trace.Out},
+		{443, 443, 0, short, trace.In},
+		{443, 40000, 0, short, trace.In},
+		{40000, 8801, 0, short, trace.Out},
+		{40000, 8801, joining, short, trace.In},
+		{40000, 8801, 0, quic, trace.In},
+		{51820, 40000, 0, short, trace.In},
+		{4500, 4500, 0, short, trace.In},
+	} {
+		table := NewTable(8, time.Minute)
+		now := time.Unix(1000, 0)
+		table.add(trace.FlowKey{}, now)
+		u := wire.UDPProbe{
+			Src: netip.AddrPortFrom(netip.MustParseAddr("203.0.113.7"), test.far), Dst: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), test.near),
+			TTL: 55, Payload: test.payload,
+		}
+		b := u.AppendTo(nil)
+		var ip wire.Packet
+		var datagram wire.UDP
+		if ip.Decode(b, len(b)) != nil || datagram.Decode(ip.Transport, ip.TransportLen) != nil {
+			t.Fatal("malformed")
+		}
+		f, _ := table.ObserveUDP(&capture.Packet{Time: now.Add(test.after), Interface: 2, Data: b, Len: len(b)}, &ip, &datagram)
+		if f.Direction != test.want {
+			t.Errorf("%d from %d after %v: %v", test.near, test.far, test.after, f.Direction)
+		}
+	}
+}
+
 func TestUDPFlow(t *testing.T) {
 	type packet struct {
 		out   bool
@@ -39,6 +80,7 @@ func TestUDPFlow(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			table := NewTable(8, time.Minute)
 			now := time.Unix(1000, 0)
+			table.began = now.Add(-joining)
 			me, peer := netip.MustParseAddrPort("192.0.2.1:40000"), netip.MustParseAddrPort("203.0.113.7:4433")
 			var f *Flow
 			var in, out uint64

@@ -32,7 +32,16 @@ type Owner struct {
 // Is reports whether a name is the process's: what the kernel calls it (15 bytes)
 // or its executable's base name.
 func (o *Owner) Is(name string) bool {
-	return name != "" && (o.Process.Name == name || o.Exe == name || len(name) > commLen && o.Process.Name == name[:commLen])
+	switch known := o.Process.Name; {
+	case name == "":
+		return false
+	case len(name) > commLen:
+		return known == name || o.Exe == name || known == name[:commLen]
+	case len(known) > commLen: // the executable's: the kernel cuts it
+		return known[:commLen] == name || o.Exe == name
+	default:
+		return known == name || o.Exe == name
+	}
 }
 
 // Want says for which flows an owner is looked for. The zero value is none.

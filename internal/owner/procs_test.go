@@ -69,7 +69,7 @@ func TestHoldsAndDescribe(t *testing.T) {
 		t.Errorf("%+v %q %v", proc, exe, ok)
 	}
 	o := Owner{Process: proc, Exe: exe}
-	if !o.Is("a-very-long-name") || o.Is("a-very") || o.Is("") {
+	if !o.Is("a-very-long-name") || !o.Is("a-very-long-nam") || o.Is("a-very") || o.Is("") {
 		t.Error("the whole name is its name")
 	}
 	proc, exe, _ = p.describe(8)

@@ -46,6 +46,10 @@ type Service struct {
 	Name  string `json:"name"`  // the rule's name, or the selector as the user wrote it
 	By    By     `json:"by"`    // what matched
 	Value string `json:"value"` // the value that matched; bytes from outside, escape before showing
+	// ECH: the client's hello has an encrypted one inside (RFC 9849), and Value is what the
+	// outer one asks for. The client may want another name; or there is only noise inside:
+	// clients make sure that nobody can tell.
+	ECH bool `json:"ech,omitempty"`
 }
 
 // Process is the owner of a flow's local socket; nil in records where unknown. It

@@ -153,7 +153,7 @@ func (e *Engine) attendUDP(p *capture.Packet, f *flow.Flow) {
 		return
 	}
 	if h, status := w.quic.Client(p.Time, e.udp.Payload); status == hello.Done {
-		w.said = service.Words{Name: h.Name, By: trace.ByQUICSNI}
+		w.said = service.Words{Name: h.Name, By: trace.ByQUICSNI, ECH: h.ECH}
 		e.stats.Services.QUIC++
 		e.silent(a)
 	}
@@ -192,7 +192,7 @@ func (e *Engine) hear(a *attachment, s *wire.TCP) {
 		if h.Kind == hello.KindHTTP {
 			by = trace.ByHTTPHost
 		}
-		w.said = service.Words{Name: h.Name, By: by}
+		w.said = service.Words{Name: h.Name, By: by, ECH: h.ECH}
 		e.stats.Services.SNI++
 	}
 	e.silent(a)

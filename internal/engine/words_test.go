@@ -211,6 +211,41 @@ func TestWordsInSYN(t *testing.T) {
 	}
 }
 
+// hiding adds an extension with an encrypted hello to a hello.
+func hiding(b []byte) []byte {
+	grow := func(at, size, by int) {
+		for i := at + size - 1; by > 0; i-- {
+			by += int(b[i])
+			b[i], by = byte(by), by>>8
+		}
+	}
+	ext := []byte{0xfe, 0x0d, 0, 3, 0, 0, 1}
+	at := 5 + 4 + 2 + 32
+	at += 1 + int(b[at])
+	at += 2 + int(b[at])<<8 + int(b[at+1])
+	at += 1 + int(b[at])
+	grow(3, 2, len(ext))
+	grow(6, 3, len(ext))
+	grow(at, 2, len(ext))
+	return append(b, ext...)
+}
+
+// An encrypted hello is told: the name may be another.
+func TestWordsHideOthers(t *testing.T) {
+	for _, ech := range []bool{false, true} {
+		r := namedRig(t, "video.example")
+		r.handshake()
+		b := clientHello(t, "www.video.example")
+		if ech {
+			b = hiding(b)
+		}
+		r.say(b)
+		if flows, _ := r.told(); len(flows) != 1 || flows[0].Service.Value != "www.video.example" || flows[0].Service.ECH != ech {
+			t.Errorf("%+v", flows)
+		}
+	}
+}
+
 // The next connection of the same addresses and ports may want another name.
 func TestWordsOfNextConnection(t *testing.T) {
 	r := namedRig(t, "video.example")

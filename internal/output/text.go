@@ -107,7 +107,11 @@ func header(f trace.Tuple, s *trace.Service) string {
 	if s.Value != s.Name {
 		value = fmt.Sprintf("%s (%s)", Escape(s.Name), value)
 	}
-	return line + ", chosen by " + by(s.By) + " " + value
+	line += ", chosen by " + by(s.By) + " " + value
+	if s.ECH {
+		line += ", behind which an encrypted hello may hide another"
+	}
+	return line
 }
 
 // process is ", process curl (4242)".

@@ -86,7 +86,7 @@ func (m *Mask) service(s *trace.Service) *trace.Service {
 	if s == nil {
 		return nil
 	}
-	masked := &trace.Service{Name: s.Name, By: s.By, Value: m.value(s.Value)}
+	masked := &trace.Service{Name: s.Name, By: s.By, Value: m.value(s.Value), ECH: s.ECH}
 	if s.By == trace.ByPort {
 		masked.Value = s.Value
 	}

@@ -29,6 +29,7 @@ type Words struct {
 	Awaited bool // they may yet come
 	Name    string
 	By      trace.By // sni, quic-sni or http-host
+	ECH     bool     // they hide others
 }
 
 // Offer is a service by its name: what it is known by. Domains and Rules are
@@ -97,7 +98,7 @@ func (s *Selector) what(t trace.Tuple, k *Known) (trace.Service, Verdict) {
 	}
 	if k.Words.Name != "" {
 		if why, ok := s.named(t, k.Words.Name); ok {
-			why.By = k.Words.By
+			why.By, why.ECH = k.Words.By, k.Words.ECH
 			return why, Yes
 		}
 		if t.Direction != trace.In {
@@ -121,7 +122,7 @@ func (s *Selector) what(t trace.Tuple, k *Known) (trace.Service, Verdict) {
 func itself(t trace.Tuple, k *Known) (trace.Service, Verdict) {
 	switch {
 	case k.Words.Name != "":
-		return trace.Service{Name: k.Words.Name, By: k.Words.By, Value: k.Words.Name}, Yes
+		return trace.Service{Name: k.Words.Name, By: k.Words.By, Value: k.Words.Name, ECH: k.Words.ECH}, Yes
 	case k.Words.Awaited:
 		return trace.Service{}, Listen
 	case len(k.Names) == 1:

@@ -89,6 +89,7 @@ type Engine struct {
 	breaker breaker
 	names   *names.Cache
 	quic    *quic.Decoder
+	moves   moves // of QUIC connections
 	// expected are flows whose first words are awaited, listening how many are read of
 	// those that this host opened, accepted of those that it accepted.
 	expected            []expectation

@@ -37,6 +37,10 @@ type words struct {
 	quic   *quic.Conn     // of a UDP flow; nil: nothing is read
 	said   service.Words
 	until  time.Time // said is awaited no longer than that; zero: the flow does not stand yet
+	// Of QUIC: origin waits for the id of its connection (nil: not), checks tells that the
+	// flow may be one in which a connection goes on.
+	origin *origin
+	checks bool
 }
 
 // listen begins to read the first words of a connection whose SYN leaves.
@@ -130,7 +134,11 @@ func (e *Engine) attendUDP(p *capture.Packet, f *flow.Flow) {
 	if a.words == nil {
 		a.words = &words{byPeer: f.Direction == trace.In}
 		// Not in the middle of a flow, whose keys nobody knows any more.
-		if f.UDP.PacketsIn+f.UDP.PacketsOut > 1 || !f.UDP.QUIC || !e.mayListen(a.words.byPeer) {
+		switch first := f.UDP.PacketsIn+f.UDP.PacketsOut == 1; {
+		case first && !f.UDP.QUIC:
+			e.arrives(p.Time, f, a, fromClient, e.udp.Payload)
+			return
+		case !first || !e.mayListen(a.words.byPeer):
 			return
 		}
 		var client netip.Addr // this host
@@ -145,7 +153,14 @@ func (e *Engine) attendUDP(p *capture.Packet, f *flow.Flow) {
 		e.expected = append(e.expected, expectation{f, a.words})
 	}
 	w := a.words
-	if w.quic == nil {
+	switch {
+	case w.checks:
+		e.checked(p.Time, f, a, fromClient, e.udp.Payload)
+		return
+	case w.quic == nil:
+		if fromClient {
+			e.number(p.Time, f, a, e.udp.Payload)
+		}
 		return
 	}
 	if !fromClient {
@@ -156,6 +171,7 @@ func (e *Engine) attendUDP(p *capture.Packet, f *flow.Flow) {
 		w.said = service.Words{Name: h.Name, By: trace.ByQUICSNI, ECH: h.ECH}
 		e.stats.Services.QUIC++
 		e.silent(a)
+		e.mayMove(p.Time, f, a)
 	}
 }
 

@@ -19,8 +19,12 @@ func (t *Tracer) narrow() {
 		// DNS answers come over UDP.
 		cfg.UDP = cfg.UDP || w.Selector.WantsUDP() || cfg.Names && !t.cfg.NoDNS
 	}
+	translates := t.sockets != nil && t.sockets.Tracks()
 	for w := range t.watches {
 		prefixes := w.Selector.Prefixes()
+		if translates && w.Selector.ByOwner() {
+			prefixes = nil // what its process asked for is another address on the wire
+		}
 		if len(prefixes) == 0 { // it may select flows to anywhere
 			cfg.Prefixes = nil
 			break

@@ -185,9 +185,14 @@ func TestChosenInterfaces(t *testing.T) {
 			}
 		}
 		n := 0
-		for _, q := range p.seen(50 * time.Millisecond) {
-			if string(q.Data) == string(probe) {
-				n++
+		for deadline := time.Now().Add(5 * time.Second); ; {
+			for _, q := range p.seen(50 * time.Millisecond) {
+				if string(q.Data) == string(probe) {
+					n++
+				}
+			}
+			if n >= test.want || time.Now().After(deadline) {
+				break
 			}
 		}
 		if n != test.want {

@@ -156,6 +156,16 @@ type ServiceStats struct {
 	QUIC uint64 `json:"quic"`
 	// Dropped are flows whose first words were not read because too many were.
 	Dropped uint64 `json:"dropped,omitempty"`
+	// Cut are flows the reading of whose first words, and connections the reading of whose
+	// DNS messages, was given up: what was captured of them had gaps, or was too long.
+	Cut uint64 `json:"cut,omitempty"`
+	// Limited are QUIC Initials that were not decrypted because too many came.
+	Limited uint64 `json:"limited,omitempty"`
+	// Forgotten are DNS questions, names and addresses that made room for others.
+	Forgotten uint64 `json:"forgotten,omitempty"`
+	// Malformed are DNS messages that are none, and QUIC Initials that are none or that do
+	// not decrypt.
+	Malformed uint64 `json:"malformed,omitempty"`
 }
 
 // PcapStats count the packets of the pcapng file.

@@ -257,6 +257,11 @@ func (e *Engine) wake(now time.Time) time.Time {
 func (e *Engine) Stats(now time.Time) *trace.Stats {
 	s := e.stats
 	s.Time, s.Uptime, s.Label = now, now.Sub(e.start), e.cfg.Label
+	dns, quic := e.names.Stats(), e.quic.Stats()
+	s.Services.Cut += quic.Dropped
+	s.Services.Limited = quic.Limited
+	s.Services.Forgotten = dns.QueriesDropped + dns.AddressesDropped + dns.NamesDropped + dns.RecordsDropped
+	s.Services.Malformed = dns.Malformed + quic.Malformed + quic.Failed
 	s.Flows.Live, s.Flows.Evicted = uint64(e.table.Len()), e.table.Evicted()
 	s.Traces.ByStop = make(map[trace.Stop]uint64, len(e.stats.Traces.ByStop))
 	for k, v := range e.stats.Traces.ByStop {

@@ -200,8 +200,11 @@ func (e *Engine) hear(a *attachment, s *wire.TCP) {
 	w.stream.Add(first(s), s.Payload)
 	h, status := hello.First(w.stream.Bytes())
 	cut := len(s.Payload) < s.PayloadLen || w.stream.Stopped()
-	if status == hello.More && !cut {
+	switch {
+	case status == hello.More && !cut:
 		return
+	case status == hello.More:
+		e.stats.Services.Cut++
 	}
 	if status == hello.Done && h.Name != "" && !h.Proxy {
 		by := trace.BySNI
@@ -348,7 +351,11 @@ func (e *Engine) resolveTCP(p *capture.Packet, f *flow.Flow, a *attachment) {
 			e.stats.Services.DNS++
 		}
 	}
-	if len(s.Payload) < s.PayloadLen || from.Stopped() || f.TCP.Closed {
+	cut := len(s.Payload) < s.PayloadLen || from.Stopped()
+	if cut {
+		e.stats.Services.Cut++
+	}
+	if cut || f.TCP.Closed {
 		e.deaf(a)
 	}
 }

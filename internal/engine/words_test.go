@@ -246,6 +246,36 @@ func TestWordsHideOthers(t *testing.T) {
 	}
 }
 
+// What is not read of names is counted.
+func TestWordsLost(t *testing.T) {
+	r := namedRig(t, "video.example")
+	r.handshake()
+	b := clientHello(t, "www.video.example")
+	seg := wire.TCPSegment{TCPProbe: wire.TCPProbe{Src: r.me, Dst: r.peer, TTL: 64, Seq: r.seq, Ack: r.ack, Flags: wire.ACK, Window: r.window}, Payload: b}
+	p := r.captured(seg.AppendTo(nil), capture.Outgoing)
+	p.Data = p.Data[:len(p.Data)-100] // not captured whole
+	r.step(&p)
+	u := udpRig{r}
+	u.me = netip.MustParseAddrPort("192.0.2.1:40002")
+	junk := make([]byte, 1200)
+	copy(junk, []byte{0xc3, 0, 0, 0, 1, 8, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0x44, 0})
+	u.send(true, junk)
+	server := netip.MustParseAddrPort("192.0.2.53:53")
+	malformed := wire.UDPProbe{Src: server, Dst: u.me, TTL: 64, Payload: []byte{1, 2, 3}}
+	p = r.captured(malformed.AppendTo(nil), capture.Incoming)
+	r.step(&p)
+	if s := r.e.Stats(r.now).Services; s.Cut != 1 || s.Malformed != 2 || s.Limited+s.Forgotten+s.Dropped != 0 {
+		t.Errorf("%+v", s)
+	}
+	for i := range 20000 { // more than the allowance
+		u.me = netip.AddrPortFrom(u.me.Addr(), uint16(1024+i))
+		u.send(true, junk)
+	}
+	if s := r.e.Stats(r.now).Services; s.Limited == 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
 // The next connection of the same addresses and ports may want another name.
 func TestWordsOfNextConnection(t *testing.T) {
 	r := namedRig(t, "video.example")

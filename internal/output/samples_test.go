@@ -124,6 +124,6 @@ func others() []trace.Event {
 		},
 		&trace.Compare{Time: noon, Flow: flow, Trace: "0123456789abcdef"},
 		&trace.Stats{Time: noon, Uptime: time.Minute, Backend: "afpacket", Reason: "the only one"},
-		&trace.Stats{Time: noon, Backend: "source", Records: &trace.RecordStats{Dropped: 7}, Traces: trace.TraceStats{ByStop: map[trace.Stop]uint64{trace.StopFence: 1}}},
+		&trace.Stats{Time: noon, Backend: "source", Records: &trace.RecordStats{Dropped: 7}, Services: trace.ServiceStats{Cut: 1, Limited: 2, Forgotten: 3, Malformed: 4}, Traces: trace.TraceStats{ByStop: map[trace.Stop]uint64{trace.StopFence: 1}}},
 	}
 }

@@ -154,6 +154,10 @@ func stats(b *bytes.Buffer, s *trace.Stats) {
 		b.Truncate(b.Len() - 1)
 		fmt.Fprintf(b, "; %d replies withheld from applications\n", n)
 	}
+	if n := s.Services; n.Dropped+n.Cut+n.Limited+n.Forgotten+n.Malformed > 0 {
+		b.Truncate(b.Len() - 1)
+		fmt.Fprintf(b, "; names %d dropped %d cut %d limited %d forgotten %d malformed\n", n.Dropped, n.Cut, n.Limited, n.Forgotten, n.Malformed)
+	}
 	if o := s.Owners; o != nil {
 		b.Truncate(b.Len() - 1)
 		fmt.Fprintf(b, "; owners %d asked %d found %d unknown %d dropped\n", o.Asked, o.Found, o.Unknown, o.Dropped)

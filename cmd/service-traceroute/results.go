@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 
@@ -93,7 +94,14 @@ func (f *resultFlags) open(ctx context.Context, stdout, stderr io.Writer, verbos
 
 // writer writes records as the flags say.
 func (f *resultFlags) writer() (w output.Writer, err error) {
-	w, err = output.New(f.format, f.out, f.reported)
+	reported := f.reported
+	if f.mask != nil { // services come with the names that it gives them
+		reported.ServiceParams = maps.Clone(reported.ServiceParams)
+		for name, p := range f.reported.ServiceParams {
+			reported.ServiceParams[f.mask.Value(name)] = p
+		}
+	}
+	w, err = output.New(f.format, f.out, reported)
 	if f.mask != nil && err == nil {
 		w = f.mask.Filter(w)
 	}

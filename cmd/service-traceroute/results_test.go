@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"servicetraceroute"
+	"servicetraceroute/internal/output"
 	"servicetraceroute/trace"
 )
 
@@ -32,6 +33,7 @@ func written(t *testing.T, f resultFlags, p servicetraceroute.Params) (text, log
 	}
 	err = w.Write(&trace.Trace{
 		Label: f.label, Algorithm: trace.Adaptive, Stop: trace.StopMaxTTL,
+		Service: &trace.Service{Name: "www.example.com", By: trace.BySNI, Value: "www.example.com"},
 		Flow: trace.Tuple{FlowKey: trace.FlowKey{
 			Proto: trace.TCP, Src: netip.MustParseAddrPort("10.0.0.1:40510"), Dst: netip.MustParseAddrPort("203.0.113.7:443"),
 		}},
@@ -96,6 +98,17 @@ func TestParametersAreReported(t *testing.T) {
 	}
 	if got, _ = written(t, resultFlags{format: "scamper"}, p); !strings.Contains(got, `"attempts":4,"hoplimit":20,"firsthop":2,"wait":3,"wait_probe":0,`) {
 		t.Errorf("%s", got)
+	}
+}
+
+// Those of a service are found by its name, also where --privacy masks that.
+func TestParametersOfMaskedService(t *testing.T) {
+	for _, privacy := range []bool{false, true} {
+		f := resultFlags{format: "reference", privacy: privacy}
+		f.reported.ServiceParams = map[string]output.Params{"www.example.com": {MaxTTL: 17}}
+		if got, _ := written(t, f, servicetraceroute.Params{}); !strings.Contains(got, `"MaxTtl":17,`) || strings.Contains(got, "www.example.com") == privacy {
+			t.Errorf("privacy %t: %s", privacy, got)
+		}
 	}
 }
 

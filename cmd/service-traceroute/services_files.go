@@ -73,7 +73,7 @@ func checkFiles(w io.Writer, names []string) error {
 	base := catalogue.Builtin()
 	var wrong []error
 	var services, domains int
-	var extended, replaced []string
+	var extended, replaced, narrowed []string
 	for _, name := range names {
 		c, err := readCatalogue(name)
 		if err != nil {
@@ -87,8 +87,12 @@ func checkFiles(w io.Writer, names []string) error {
 		}
 		for _, s := range c.All() {
 			services, domains = services+1, domains+len(s.Domains)
-			if _, known := base.Get(s.Name); !known {
+			had, known := base.Get(s.Name)
+			if !known {
 				continue
+			}
+			if !s.Replace && (len(had.Ports) == 0 && len(s.Ports) > 0 || len(had.Protos) == 0 && len(s.Protos) > 0) {
+				narrowed = append(narrowed, s.Name)
 			}
 			if s.Replace {
 				replaced = append(replaced, s.Name)
@@ -104,6 +108,9 @@ func checkFiles(w io.Writer, names []string) error {
 	text := fmt.Sprintf("ok: %s, %s", count(services, "service"), count(domains, "domain"))
 	if len(extended) > 0 {
 		text += "; adds to " + strings.Join(extended, ", ")
+	}
+	if len(narrowed) > 0 {
+		text += "; narrows " + strings.Join(narrowed, ", ") + ", which had any port or protocol"
 	}
 	if len(replaced) > 0 {
 		text += "; replaces " + strings.Join(replaced, ", ")

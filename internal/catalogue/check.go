@@ -11,6 +11,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"servicetraceroute/internal/domain"
 	"servicetraceroute/internal/service"
 	"servicetraceroute/trace"
 )
@@ -141,6 +142,9 @@ func checkRegex(text string) (weight int, err error) {
 	}
 	if _, err := regexp.Compile("(?i)" + text); err != nil {
 		return 0, fmt.Errorf("%s is not a regular expression: %w", quote(text), err)
+	}
+	if err := domain.Parse("/" + text + "/"); err != nil { // as it will be used
+		return 0, fmt.Errorf("%s: %w", quote(text), err)
 	}
 	return weight, nil
 }

@@ -112,7 +112,8 @@ func TestBounds(t *testing.T) {
 		"a regex that repeats":     {"services:\n- {name: a, regexes: '(abcdefghij){1000}'}\n", `repeats too much: 13000 steps, more than 10000`, 1},
 		"regexes in a row":         {"services:\n- name: a\n  regexes:\n" + repeat(200, "  - '(%04d){1000}'\n"), "all regexes of this file together are too large", 58},
 		"a long regex":             {"services:\n- {name: a, regexes: '" + strings.Repeat("a", 1001) + "'}\n", "is longer than 1000 bytes", 1},
-		"a deep regex":             {"services:\n- {name: a, regexes: '" + strings.Repeat("(", 500) + strings.Repeat(")", 500) + "'}\n", "", 0},
+		"a regex not in ASCII":     {"services:\n- {name: a, regexes: 'bücher'}\n", "not ASCII, as all names on the wire are", 1},
+		"a deep regex":             {"services:\n- {name: a, regexes: '" + strings.Repeat("(", 499) + strings.Repeat(")", 499) + "'}\n", "", 0},
 		"deep YAML":                {"services: " + strings.Repeat("[", 5000) + strings.Repeat("]", 5000), `a service is expected, as "- name: example"`, 1},
 	} {
 		_, err := Parse("my.yaml", strings.NewReader(test.text))

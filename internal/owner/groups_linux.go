@@ -18,6 +18,7 @@ type groups struct {
 	wanted  []string
 	ours    map[uint64]string
 	foreign map[uint64]struct{}
+	asked   int // how often others were wanted: what a scan finds may be of before
 }
 
 const (
@@ -27,11 +28,11 @@ const (
 
 // want replaces the groups asked for.
 func (g *groups) want(paths []string) {
+	found := g.scan(paths)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.wanted = paths
-	g.ours, g.foreign = map[uint64]string{}, map[uint64]struct{}{}
-	g.scan()
+	g.wanted, g.ours, g.foreign = paths, found, map[uint64]struct{}{}
+	g.asked++
 }
 
 // lookup returns the path of a wanted group. known is false when it has to be
@@ -52,8 +53,20 @@ func (g *groups) search(id uint64) string {
 		return path
 	}
 	g.mu.Lock()
+	wanted, asked := g.wanted, g.asked
+	g.mu.Unlock()
+	found := g.scan(wanted)
+	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.scan()
+	if g.asked != asked {
+		return g.ours[id] // just read
+	}
+	for id, path := range g.ours { // their sockets may outlive groups
+		if _, again := found[id]; !again && len(found) < maxOurs {
+			found[id] = path
+		}
+	}
+	g.ours = found
 	path, ok := g.ours[id]
 	if !ok {
 		if len(g.foreign) >= maxForeign {
@@ -64,9 +77,10 @@ func (g *groups) search(id uint64) string {
 	return path
 }
 
-// scan reads the directories of all wanted groups. The caller holds mu.
-func (g *groups) scan() {
-	for _, group := range g.wanted {
+// scan reads the directories of groups: what lies in them, by id.
+func (g *groups) scan(wanted []string) map[uint64]string {
+	found := map[uint64]string{}
+	for _, group := range wanted {
 		top, ok := g.h.Dir(group)
 		if !ok {
 			continue
@@ -79,12 +93,13 @@ func (g *groups) scan() {
 			if err != nil {
 				return nil
 			}
-			if st, ok := info.Sys().(*syscall.Stat_t); ok && len(g.ours) < maxOurs {
-				g.ours[st.Ino] = g.h.Group(dir)
+			if st, ok := info.Sys().(*syscall.Stat_t); ok && len(found) < maxOurs {
+				found[st.Ino] = g.h.Group(dir)
 			}
 			return nil
 		})
 	}
+	return found
 }
 
 // members returns the processes of a group and of those below it.

@@ -56,9 +56,9 @@ func (m *Mask) Name(name string) string {
 	return "name-" + hex.EncodeToString(sum.Sum(nil)[:6])
 }
 
-// value returns what stands for a single word: an address, a prefix, either with a
+// Value returns what stands for a single word: an address, a prefix, either with a
 // port, or a name.
-func (m *Mask) value(word string) string {
+func (m *Mask) Value(word string) string {
 	if a, err := netip.ParseAddr(word); err == nil {
 		return m.Addr(a).String()
 	}
@@ -69,7 +69,7 @@ func (m *Mask) value(word string) string {
 		return m.Prefix(p).String()
 	}
 	if host, port, err := net.SplitHostPort(word); err == nil && host != "" && isNumber(port) {
-		return net.JoinHostPort(m.value(host), port)
+		return net.JoinHostPort(m.Value(host), port)
 	}
 	return m.Name(word)
 }
@@ -86,20 +86,20 @@ func (m *Mask) service(s *trace.Service) *trace.Service {
 	if s == nil {
 		return nil
 	}
-	masked := &trace.Service{Name: s.Name, By: s.By, Value: m.value(s.Value), ECH: s.ECH}
+	masked := &trace.Service{Name: s.Name, By: s.By, Value: m.Value(s.Value), ECH: s.ECH}
 	if s.By == trace.ByPort {
 		masked.Value = s.Value
 	}
 	switch s.By {
 	case trace.ByProcess, trace.ByCgroup, trace.ByRun, trace.ByDial, trace.ByConnection, trace.ByExpr:
-		masked.Name = m.value(s.Name)
+		masked.Name = m.Value(s.Name)
 	case trace.ByPort:
 		if !isPorts(s.Name) && !plainWord.MatchString(s.Name) {
-			masked.Name = m.value(s.Name)
+			masked.Name = m.Value(s.Name)
 		}
 	default:
 		if s.Name == s.Value || !plainWord.MatchString(s.Name) {
-			masked.Name = m.value(s.Name)
+			masked.Name = m.Value(s.Name)
 		}
 	}
 	return masked

@@ -84,6 +84,12 @@ func (f *field) short(count int, life time.Duration) (pid int, ports []uint16) {
 	return pid, ports
 }
 
+// isProgram reports whether a process may bear that name that runs this program: its own, the
+// link's by which it was executed, or that of its node.
+func isProgram(exe, name string) bool {
+	return strings.HasPrefix(exe, name) || name == "exe" || name == "client"
+}
+
 // Selections by process trace the flows of that process and of no other, and say
 // whose they are.
 func TestByProcess(t *testing.T) {
@@ -126,7 +132,7 @@ func TestByProcess(t *testing.T) {
 				t.Errorf("%d traces of %d flows", len(all.traces), len(ports))
 			}
 			for _, tr := range all.traces {
-				if tr.Service.By != test.by || tr.Process == nil || tr.Process.PID != pid || !strings.HasPrefix(exe, tr.Process.Name) && tr.Process.Name != "client" {
+				if tr.Service.By != test.by || tr.Process == nil || tr.Process.PID != pid || !isProgram(exe, tr.Process.Name) {
 					t.Errorf("%+v %+v, want process %d by %v", tr.Service, tr.Process, pid, test.by)
 				}
 				if !slices.Contains(ports, tr.Flow.Src.Port()) {
@@ -194,7 +200,7 @@ func TestRecordsNameTheProcess(t *testing.T) {
 				t.Errorf("%d traces, %+v", len(all.traces), all.stats)
 			}
 			for _, tr := range all.traces {
-				if p := tr.Process; p == nil || p.PID != pid || !strings.HasPrefix(exe, p.Name) && p.Name != "client" {
+				if p := tr.Process; p == nil || p.PID != pid || !isProgram(exe, p.Name) {
 					t.Errorf("%+v, want process %d: %v", p, pid, describe(tr))
 				}
 			}

@@ -23,6 +23,7 @@ const (
 	damagedFirst   = 2               // probes of a TTL before one that a host would take in
 	maxDetour      = 8               // of a way back; a TTL that tells of more began with another number
 	exchangesFirst = 2               // before the first probe
+	exchangesTold  = 5               // before a flow is said to be questions and answers
 	reflectFactor  = 3               // bytes of probes for each byte of the peer's
 	unansweredFor  = 5 * time.Second // until a flow that only sends is refused
 	udpFlowTimeout = 60 * time.Second
@@ -84,6 +85,9 @@ func (e *Engine) datagram(p *capture.Packet) {
 	}
 	if a.watch != nil {
 		a.watch.lastSeen = p.Time
+	}
+	if a.asks && f.UDP.Harmless() {
+		a.asks, a.refused = false, false // it is more than that
 	}
 	e.notePacket(p, a, e.udp.PayloadLen)
 	if r := a.run; r != nil {

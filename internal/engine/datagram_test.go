@@ -317,6 +317,33 @@ func TestUDPRefusals(t *testing.T) {
 	}
 }
 
+// What begins with questions and answers may become a stream, soon or after it was refused.
+func TestUDPBecomesStream(t *testing.T) {
+	for _, test := range []struct {
+		exchanges int
+		refused   bool
+	}{{4, false}, {9, true}} {
+		r := newUDPRig(t, false, 9)
+		r.talk(test.exchanges, 40, 100)
+		r.hears(false)
+		all := r.traces()
+		if (len(all) == 1 && all[0].Reason == trace.ReasonProtocol) != test.refused || len(r.probes) > 0 {
+			t.Errorf("after %d exchanges: %d probes, %+v", test.exchanges, len(r.probes), all)
+		}
+		r.send(true, make([]byte, 99))
+		r.send(true, make([]byte, 99))
+		r.talk(1, 99, 99)
+		r.hears(false)
+		for range 40 {
+			r.routers(9)
+			r.after(50 * time.Millisecond)
+		}
+		if all := r.traces(); len(all) != 1 || all[0].Stop != trace.StopFence || len(all[0].Hops) != 7 {
+			t.Errorf("after %d exchanges and a stream: %+v", test.exchanges, all)
+		}
+	}
+}
+
 // mutter sends for six seconds and hears nothing.
 func (r udpRig) mutter() {
 	for range 60 {

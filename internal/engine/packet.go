@@ -187,7 +187,10 @@ func (e *Engine) ready(now time.Time, f *flow.Flow, a *attachment) bool {
 		return false
 	}
 	if reason := e.udpRefusal(f, a); reason != 0 {
-		a.refused = true
+		if reason == trace.ReasonProtocol && f.UDP.Exchanges < exchangesTold {
+			return false // a tunnel, or media, begins so, too
+		}
+		a.refused, a.asks = true, reason == trace.ReasonProtocol
 		e.refuse(now, f, a, reason)
 		return false
 	}

@@ -79,6 +79,7 @@ type attachment struct {
 	finished int
 	anew     bool // another connection of the same tuple began since
 	refused  bool
+	asks     bool         // it was refused since it looked like questions and answers
 	owner    *owner.Owner // nil: not known
 	asked    bool         // who the owner is
 	claimed  bool         // another watch waits for the end of the trace

@@ -144,7 +144,7 @@ func connFlow(conn net.Conn) (flow trace.Tuple, raw syscall.RawConn, err error) 
 	case *net.UDPAddr:
 		proto = trace.UDP
 	case nil:
-		return flow, nil, net.ErrClosed
+		return flow, nil, fmt.Errorf("%v is not connected: %w", local, errors.ErrUnsupported)
 	default:
 		return flow, nil, fmt.Errorf("a %s connection has no path: %w", a.Network(), errors.ErrUnsupported)
 	}

@@ -132,6 +132,14 @@ func TestTraceConn(t *testing.T) {
 		if tr, err := f.tracer.TraceConn(t.Context(), a); !errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("%v, %v", tr, err)
 		}
+		var conn *net.UDPConn
+		if err := f.lab.Node("client").Do(func() (err error) { conn, err = net.ListenUDP("udp", nil); return err }); err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if tr, err := f.tracer.TraceConn(t.Context(), conn); !errors.Is(err, errors.ErrUnsupported) || errors.Is(err, net.ErrClosed) {
+			t.Errorf("not connected: %v, %v", tr, err)
+		}
 	})
 	// Nothing makes a UDP peer speak.
 	t.Run("quiet UDP", func(t *testing.T) {

@@ -23,6 +23,12 @@ func (t *Tracer) FillRule() (err error) {
 	return err
 }
 
+// Watches is the number of watches that are not over.
+func (t *Tracer) Watches() (n int) {
+	_ = t.do(func(time.Time) { n = len(t.watches) })
+	return n
+}
+
 // Held is what the engine holds now.
 type Held = engine.Held
 

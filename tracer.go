@@ -169,13 +169,19 @@ func (t *Tracer) Watch(ctx context.Context, sel Selection) iter.Seq2[trace.Event
 			yield(nil, err)
 			return
 		}
+		over := false
+		defer func() {
+			if !over { // by break, or by a panic of the loop's body
+				t.unsubscribe(s, trace.StopCancelled)
+			}
+		}()
 		if sel.Ready != nil {
 			sel.Ready()
 		}
 		if !s.stream(ctx, yield) {
-			t.unsubscribe(s, trace.StopCancelled)
 			return
 		}
+		over = true
 		last := t.unsubscribe(s, stopOf(ctx))
 		for _, ev := range s.rest() {
 			if !yield(ev, nil) {
@@ -194,7 +200,8 @@ func (t *Tracer) Watch(ctx context.Context, sel Selection) iter.Seq2[trace.Event
 // Trace traces one flow, which may exist already; of the argument only Proto, Src and
 // Dst are read. Src is this host's end or, of a flow that it only forwards, the client
 // behind it, as that calls itself. Source port 0 waits for the first flow that
-// matches the rest, a zero source address matches any. A flow that shows no packet
+// matches the rest (where a Watch has those that exist, for the first that begins), a zero
+// source address matches any. A flow that shows no packet
 // has to be waited for, see TraceConn for one of this process.
 //
 // When ctx ends the partial trace is returned, and no error.

@@ -118,7 +118,7 @@ type flowJSON struct {
 
 // MarshalJSON writes a flow record.
 func (f *Flow) MarshalJSON() ([]byte, error) {
-	return json.Marshal(flowJSON{wrap("flow", f.Time), f.Label, f.Tuple, f.Service, f.Process, f.State, reason(f.Reason, f.State == FlowRefused)})
+	return json.Marshal(flowJSON{wrap("flow", f.Time), f.Label, f.Tuple, f.Service, f.Process, f.State, reason(f.Reason, f.State != FlowMatched)})
 }
 
 // UnmarshalJSON reads a flow record.
@@ -135,9 +135,9 @@ func (f *Flow) UnmarshalJSON(b []byte) error {
 	return err
 }
 
-// reason is written beside "refused" only.
-func reason(r Reason, refused bool) *Reason {
-	if r == 0 || !refused {
+// reason is written of what was not done only.
+func reason(r Reason, not bool) *Reason {
+	if r == 0 || !not {
 		return nil
 	}
 	return &r

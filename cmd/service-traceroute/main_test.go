@@ -51,7 +51,7 @@ func TestPacketFileEnd(t *testing.T) {
 		want         string
 	}{
 		{nil, nil, nil, ""},
-		{nil, watchFailed(said), errors.Join(said), "error: read: network is down\nhint: see service-traceroute trace -h\n"},
+		{nil, watchFailed(said), errors.Join(said), "error: read: network is down\n"},
 		{nil, nil, errors.Join(said, late), "error: read: network is down\nerror: close: no\n"},
 		{file, failed(late, ""), errors.Join(said, spoilt), "error: close: no\nerror: read: network is down\n" +
 			"error: --pcap f: write packets: no space left\nhint: the paths are complete, the packets are not\n"},

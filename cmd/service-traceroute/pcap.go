@@ -45,12 +45,32 @@ func (f *pcapFlags) config(cfg *servicetraceroute.Config, records string) (packe
 		return nil, usage(errors.New("--pcap -: the records go to standard output already"), "give them a file with -o FILE")
 	case f.file == "-" && isTerminal(os.Stdout):
 		return nil, usage(errors.New("--pcap -: standard output is a terminal"), "for example: … --pcap - -o paths.txt | wireshark -k -i -")
-	case f.file != "-" && records != "" && filepath.Clean(f.file) == filepath.Clean(records):
+	case f.file != "-" && records != "" && sameFile(f.file, records):
 		return nil, usage(fmt.Errorf("--pcap and -o name the same file, %s", records), "")
 	}
 	packets = &packetFile{name: f.file, ready: make(chan struct{})}
 	cfg.Pcap, cfg.PcapPayload = packets, f.payload
 	return packets, nil
+}
+
+// sameFile reports whether two names are one file's, which may not exist yet.
+func sameFile(a, b string) bool {
+	x, errX := os.Stat(a)
+	y, errY := os.Stat(b)
+	if errX == nil && errY == nil {
+		return os.SameFile(x, y)
+	}
+	where := func(name string) string {
+		abs, err := filepath.Abs(name)
+		if err != nil {
+			return name
+		}
+		if dir, err := filepath.EvalSymlinks(filepath.Dir(abs)); err == nil {
+			return filepath.Join(dir, filepath.Base(abs))
+		}
+		return abs
+	}
+	return where(a) == where(b)
 }
 
 // packetFile is a file that is opened after the tracer, so that none is touched

@@ -171,7 +171,7 @@ func (f *replayFlags) run(ctx context.Context, name string, stdout, stderr io.Wr
 	if err != nil {
 		return err
 	}
-	file, size, err := f.input(name)
+	file, size, err := f.input(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -225,16 +225,28 @@ func (f *replayFlags) nothing(all bool) error {
 }
 
 // input opens what is read. size is 0 for what has no end that is known.
-func (f *replayFlags) input(name string) (file *os.File, size int64, err error) {
+func (f *replayFlags) input(ctx context.Context, name string) (file *os.File, size int64, err error) {
 	if name == "-" {
 		if isTerminal(os.Stdin) {
 			return nil, 0, usage(errors.New("standard input is a terminal"), "for example: tcpdump -w - | service-traceroute replay -")
 		}
 		return os.Stdin, 0, nil
 	}
-	file, err = os.Open(name)
-	if err != nil {
+	opened := make(chan *os.File, 1)
+	refused := make(chan error, 1)
+	go func() {
+		if file, err := os.Open(name); err != nil { // waits for who writes to a pipe
+			refused <- err
+		} else {
+			opened <- file
+		}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, 0, interrupted(ctx, failed(fmt.Errorf("open %s: nobody writes to it", name), ""))
+	case err = <-refused:
 		return nil, 0, failed(err, "")
+	case file = <-opened:
 	}
 	info, err := file.Stat()
 	if err == nil && info.IsDir() {

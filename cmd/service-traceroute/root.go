@@ -28,7 +28,7 @@ Commands:
   replay       read a capture file: its flows, services, probes and replies
   services     list, show, check and import the catalogue of services
   completion   completion for bash, zsh, fish or powershell
-  help         help for a command; "help flags" lists all flags
+  help         help for a command; "help flags" lists those of trace
 
 Examples:
   service-traceroute demo

@@ -16,7 +16,7 @@ import (
 	"servicetraceroute/internal/privilege"
 )
 
-const runHelp = `Start a command, trace every TCP flow that it or its children open.
+const runHelp = `Start a command, trace every flow that it or its children open.
 
 Usage:  service-traceroute run [flags] -- CMD [ARGS]
 

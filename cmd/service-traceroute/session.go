@@ -51,6 +51,7 @@ type session struct {
 	cancel  context.CancelFunc
 	ended   chan struct{}
 	events  []trace.Event
+	closing *trace.Stats // there was no room for it; nil: there was
 	lost    int
 	matched bool
 	traced  bool
@@ -164,14 +165,21 @@ func (s *session) shed() (err error) {
 
 // keep are the capabilities that are needed to see which of the command's
 // processes has a socket open (none where it runs as the user who we become), and
-// what its socket calls a flow that is translated; and what else is needed.
+// what its socket calls a flow that is translated; to hand it signals; and what else is
+// needed.
 func (s *session) keep() []privilege.Capability {
 	keep := append(translations(), s.needed...)
-	uid, _, under := privilege.Invoker()
-	if u := s.command.User; u != nil && under && int(u.UID) == uid {
+	if os.Geteuid() != 0 {
 		return keep
 	}
-	if os.Geteuid() != 0 {
+	become := 0
+	uid, _, under := privilege.Invoker()
+	if under {
+		become = uid
+	}
+	if u := s.command.User; u != nil && int(u.UID) != become {
+		keep = append(keep, privilege.Kill)
+	} else if u != nil && under {
 		return keep
 	}
 	return append(keep, privilege.SysPtrace, privilege.DACReadSearch)
@@ -240,6 +248,10 @@ func (s *session) take(ev trace.Event) {
 	case len(s.events) < maxHeld:
 		s.events = append(s.events, ev)
 	default:
+		if st, ok := ev.(*trace.Stats); ok { // the last word
+			s.closing = st
+			return
+		}
 		s.lost++
 	}
 }
@@ -260,7 +272,9 @@ func (s *session) pass(signals <-chan os.Signal, over <-chan struct{}) {
 			}
 			if s.asked.IsZero() {
 				s.asked = time.Now()
-				_ = s.process.Signal(sig) // it may have ended just now
+				if err := s.process.Signal(sig); errors.Is(err, os.ErrPermission) { // else it ended just now
+					complain(s.stderr, fmt.Errorf("%v for the command: %w", sig, err))
+				}
 			} else if time.Since(s.asked) > sameWish {
 				s.abandon(sig.(syscall.Signal))
 			}
@@ -316,6 +330,9 @@ func (s *session) settle(signals <-chan os.Signal) {
 // status stands.
 func (s *session) tell() error {
 	s.later.release()
+	if s.closing != nil {
+		s.events = append(s.events, s.closing)
+	}
 	for _, ev := range s.events {
 		if s.failure == nil {
 			if err := s.w.Write(ev); err != nil {

@@ -91,10 +91,28 @@ func takeSignals(ctx context.Context) {
 // would undo that.
 func wishes(root *cobra.Command, args []string) []os.Signal {
 	all := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if cmd, _, err := root.Find(args); err == nil && cmd.Name() == "run" {
+	cmd, _, err := root.Find(args)
+	switch {
+	case err != nil:
+		return all
+	case cmd.Name() == "run":
 		return slices.DeleteFunc(all, signal.Ignored)
+	case !gentle(cmd):
+		return nil
 	}
 	return all
+}
+
+// gentle reports whether a command has something to say when it is asked to end. The others
+// end at once, as a process does by itself.
+func gentle(cmd *cobra.Command) bool {
+	for ; cmd.HasParent(); cmd = cmd.Parent() {
+		switch cmd.Name() {
+		case "trace", "dial", "demo", "replay":
+			return true
+		}
+	}
+	return false
 }
 
 // commandSignals receives all that concerns the command of run. What was ignored

@@ -29,20 +29,35 @@ func openFailed(err error) error {
 	case errors.Is(err, os.ErrPermission):
 		return failed(err, privilege.Hint(err))
 	}
+	if !aboutFlags(err) {
+		return failed(inFlags(err), "")
+	}
 	return usage(inFlags(err), "see service-traceroute trace --help-all")
+}
+
+// aboutFlags reports whether the library refused what the flags say.
+func aboutFlags(err error) bool {
+	text := err.Error()
+	for _, field := range []string{"Selection", "Config", "Replay.Local"} {
+		if strings.HasPrefix(text, "servicetraceroute: "+field) && !strings.HasPrefix(text, ofPackets) {
+			return true
+		}
+	}
+	return false
 }
 
 // watchFailed says what helps when a selection was refused.
 func watchFailed(err error) error {
 	var pattern *domain.Error
 	var expression *match.Error
+	refused := aboutFlags(err)
 	err = inFlags(err)
 	switch {
 	case errors.As(err, &expression) && expression.Hint != "":
 		return usage(err, expression.Hint)
 	case errors.As(err, &pattern) && pattern.Hint != "":
 		return usage(err, pattern.Hint)
-	case errors.Is(err, net.ErrClosed):
+	case !refused:
 		return failed(err, "")
 	}
 	return usage(err, "see service-traceroute trace -h")

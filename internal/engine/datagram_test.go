@@ -317,6 +317,23 @@ func TestUDPRefusals(t *testing.T) {
 	}
 }
 
+// Where nobody wants probes, none is refused.
+func TestNoProbeRefusesNone(t *testing.T) {
+	for _, no := range []bool{false, true} {
+		r := newRigOf(t, false, 4, Config{NoProbe: no, Exclude: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}, netip.MustParseAddrPort("203.0.113.7:443"))
+		r.handshake()
+		r.exchange()
+		flows, traces := r.told()
+		state, traced := trace.FlowRefused, 1
+		if no {
+			state, traced = trace.FlowMatched, 0
+		}
+		if len(flows) != 1 || flows[0].State != state || len(traces) != traced || int(r.e.stats.Probes.Refused) != traced {
+			t.Errorf("no probes %t: %+v %+v", no, flows, traces)
+		}
+	}
+}
+
 // What begins with questions and answers may become a stream, soon or after it was refused.
 func TestUDPBecomesStream(t *testing.T) {
 	for _, test := range []struct {

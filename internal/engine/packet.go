@@ -132,7 +132,7 @@ func (e *Engine) consider(now time.Time, f *flow.Flow) {
 	if w.late(now) || w.Single && w.begun {
 		return
 	}
-	if reason := e.refusal(f); reason != 0 {
+	if reason := e.refusal(f); reason != 0 && !e.cfg.NoProbe {
 		a.refused = true
 		e.refuse(now, f, a, reason)
 		return

@@ -102,6 +102,7 @@ func others() []trace.Event {
 	sibling := trace.Sibling{Proto: "udp", SourcePort: 33434, Hops: []trace.Hop{{TTL: 1, Sent: 1}}, Stop: trace.StopSilentHops}
 	return []trace.Event{
 		&trace.Flow{Tuple: flow, Time: noon, Service: chosen, State: trace.FlowMatched},
+		&trace.Flow{Tuple: flow, Time: noon, State: trace.FlowIgnored, Reason: trace.ReasonAmbiguous},
 		&trace.Flow{Tuple: flow, Time: noon, State: trace.FlowMatched, Service: &trace.Service{
 			Name: "*.example.net", By: trace.BySNI, Value: "public.example.net", ECH: true,
 		}},

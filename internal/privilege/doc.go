@@ -15,6 +15,7 @@ type Capability uint8
 const (
 	DACOverride   Capability = 1  // CAP_DAC_OVERRIDE: directories that not even their owner may write
 	DACReadSearch Capability = 2  // CAP_DAC_READ_SEARCH: other users' directories in /proc
+	Kill          Capability = 5  // CAP_KILL: signals to other users' processes
 	SysPtrace     Capability = 19 // CAP_SYS_PTRACE: whose sockets are whose
 	SysAdmin      Capability = 21 // CAP_SYS_ADMIN: other network namespaces
 	NetAdmin      Capability = 12 // CAP_NET_ADMIN

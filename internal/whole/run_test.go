@@ -110,6 +110,7 @@ func TestRun(t *testing.T) {
 	t.Run("statuses", f.runStatuses)
 	t.Run("bytes", f.runBytes)
 	t.Run("signals", f.runSignals)
+	t.Run("waits end", f.waitsEnd)
 	t.Run("ignored signals", f.runIgnored)
 	t.Run("daemons", f.runDaemons)
 	t.Run("users", f.runUsers)
@@ -283,6 +284,31 @@ func (f *field) runSignals(t *testing.T) {
 		}
 		return took
 	})
+}
+
+// Ctrl-C ends what waits for somebody: for words, or for who writes to a pipe.
+func (f *field) waitsEnd(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, argv := range [][]string{{"services", "import", "-"}, {"replay", fifo}} {
+		promptly(t, argv[0], func() time.Duration {
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.Close()
+			defer r.Close()
+			p := start(t, f.Node("client").Do, func(cmd *exec.Cmd) { cmd.Stdin = r }, append([]string{f.bin}, argv...)...)
+			time.Sleep(300 * time.Millisecond) // until it waits; if it does not yet, it ends all the same
+			status, took := p.signal(t, syscall.SIGINT, false)
+			if status == 0 {
+				t.Errorf("%v: status %d; %s", argv, status, p.stderr.String())
+			}
+			return took
+		})
+	}
 }
 
 // What was ignored when we were started the command finds ignored; other commands

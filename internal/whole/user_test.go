@@ -72,6 +72,15 @@ func (f *field) runUsers(t *testing.T) {
 			}
 		}
 	}
+	// A signal reaches the command also where it is somebody else's.
+	for _, env := range [][]string{nil, sudo} {
+		p := start(t, f.Node("client").Do, func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, env...) },
+			f.bin, "run", "--user", "nobody", "--", "sh", "-c", "echo ready; exec sleep 100")
+		p.stdout.await(t, "ready")
+		if status, _ := p.signal(t, syscall.SIGTERM, false); status != 143 {
+			t.Errorf("%v: status %d; %s", env, status, p.stderr.String())
+		}
+	}
 	// Root alone starts root's commands, but hands nothing on by itself.
 	stdout, _, _, err := f.Node("client").Exec(t.Context(), []string{f.bin, "run", "--", "sh", "-c", whoAmI}, []string{"SUDO_UID=", "SUDO_GID="}, nil)
 	if err != nil || inCommand(string(stdout), "user") != "0 0" || inCommand(string(stdout), "CapInh") != "0000000000000000" ||

@@ -86,7 +86,7 @@ func (e *Engine) datagram(p *capture.Packet) {
 	if a.watch != nil {
 		a.watch.lastSeen = p.Time
 	}
-	if a.asks && f.UDP.Harmless() {
+	if a.asks && harmless(f) {
 		a.asks, a.refused = false, false // it is more than that
 	}
 	e.notePacket(p, a, e.udp.PayloadLen)
@@ -109,13 +109,23 @@ func unicast(a netip.Addr) bool {
 
 var limitedBroadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
+// harmless reports whether a stray datagram does a flow no harm. What goes to the ports of
+// protocols of question and answer is of that kind, however many questions follow each other.
+func harmless(f *flow.Flow) bool {
+	switch port := serverOf(f).Port(); port {
+	case portDNS, 123, 161, 5353: // DNS, NTP, SNMP, multicast DNS
+		return false
+	}
+	return f.UDP.Harmless()
+}
+
 // udpRefusal says why a UDP flow that is known well enough must not be probed; 0 if it
 // may.
 func (e *Engine) udpRefusal(f *flow.Flow, a *attachment) trace.Reason {
 	switch mode := a.policy().Params.UDPProbe; {
 	case mode == probe.UDPOff:
 		return trace.ReasonUDPOff
-	case mode != probe.UDPAlways && !f.UDP.Harmless():
+	case mode != probe.UDPAlways && !harmless(f):
 		return trace.ReasonProtocol
 	case a.hearing == HearsErrors:
 		return heardReason(f)
@@ -200,7 +210,7 @@ const longestAnswer = time.Second
 func (e *Engine) AnswersUntil() (until time.Time) {
 	for s := range e.sent.Each {
 		r, ok := s.Owner.(*run)
-		if !ok || s.Answered || r.at.hearing != HearsOthers {
+		if !ok || s.Answered || !r.overheard() {
 			continue
 		}
 		if at := s.At.Add(min(2*r.rtt()+longestAnswer/10, longestAnswer)); at.After(until) {

@@ -290,7 +290,15 @@ func TestUDPRefusals(t *testing.T) {
 			r.talk(3, 99, 99)
 			r.hears(false)
 		}, 0},
-		"only this end speaks":    {nil, func(r udpRig) { r.mutter() }, trace.ReasonNoInboundTTL},
+		"only this end speaks": {nil, func(r udpRig) { r.mutter() }, trace.ReasonNoInboundTTL},
+		"questions in a row to a DNS server": {func(r udpRig) { *r.rig = *newRigOf(r.t, false, 9, Config{}, netip.MustParseAddrPort("203.0.113.7:53")) }, func(r udpRig) {
+			for range 6 {
+				r.send(true, make([]byte, 40))
+				r.send(true, make([]byte, 40))
+				r.talk(1, 40, 100)
+			}
+			r.hears(false)
+		}, trace.ReasonProtocol},
 		"one exchange":            {func(r udpRig) { r.w.Params.UDPProbe = probe.UDPAlways }, func(r udpRig) { r.talk(1, 99, 99); r.hears(false) }, waits},
 		"little came":             {func(r udpRig) { r.w.Params.UDPProbe = probe.UDPAlways }, func(r udpRig) { r.talk(2, 99, 0); r.hears(false) }, 0},
 		"not asked, not answered": {nil, func(r udpRig) { r.quic() }, waits},
@@ -314,6 +322,17 @@ func TestUDPRefusals(t *testing.T) {
 				t.Errorf("reason %v, %d probes", reason, len(r.probes))
 			}
 		})
+	}
+}
+
+// Answers about a forwarded flow's probes are awaited, too: its client would hear of them.
+func TestTransitAnswersUntil(t *testing.T) {
+	r := newUDPRig(t, false, 9)
+	r.quic()
+	r.hears(false)
+	f := r.e.table.Get(trace.FlowKey{Proto: trace.UDP, Src: r.me, Dst: r.peer})
+	if f.Direction = trace.Transit; len(r.probes) == 0 || r.e.AnswersUntil().IsZero() {
+		t.Errorf("%d probes, awaited until %v", len(r.probes), r.e.AnswersUntil())
 	}
 }
 

@@ -45,11 +45,11 @@ func (e *Engine) reaching(now time.Time, r *run) time.Time {
 	} else if e.buckets.Answers(place) {
 		bucket = e.buckets.For(now, place, noAddr) // a router is there for other flows
 	}
+	if !e.budget.available(now) { // before a token is taken for nothing
+		return now.Add(time.Millisecond)
+	}
 	if bucket != nil && !bucket.Take(now) {
 		return now.Add(idleLook)
-	}
-	if !e.budget.available(now) {
-		return now.Add(time.Millisecond)
 	}
 	if e.send(now, r, ttl, bucket, place, true) {
 		// The spread keeps probes from meeting an application's own rhythm each time.

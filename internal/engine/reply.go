@@ -204,7 +204,9 @@ func (e *Engine) unreachable(t *run, s *probe.Sent, r probe.Reply) {
 		return // an empty segment that is too big says nothing of the end
 	}
 	t.plan.Limit(s.TTL)
-	if r.From == t.flow.Key.Dst.Addr() {
+	// Only routers say that a net or a host is out of reach: the address that such a one
+	// bears is the flow's where it is behind a destination NAT.
+	if r.From == t.flow.Key.Dst.Addr() && r.Kind != wire.NetUnreachable && r.Kind != wire.HostUnreachable {
 		if t.dest != nil && t.dest.TTL <= s.TTL {
 			return // a nearer probe came there, too
 		}

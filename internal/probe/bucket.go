@@ -22,9 +22,10 @@ const (
 	nearLimit     = 1.25 // a rate's growth about where a limit is likely
 	forbidFor     = 60 * time.Second
 	missedNearby  = time.Second
-	linuxRate4    = 0.95 // net.ipv4.icmp_ratelimit is 1 a second; and a little room, see spend
-	linuxRate6    = 9.0  // net.ipv6.icmp.ratelimit, the same
-	ticks         = 0.02 // of a second, and more than a tick is long
+	answerNearby  = 10 * time.Second // a responder that answered so long ago would again
+	linuxRate4    = 0.95             // net.ipv4.icmp_ratelimit is 1 a second; and a little room, see spend
+	linuxRate6    = 9.0              // net.ipv6.icmp.ratelimit, the same
+	ticks         = 0.02             // of a second, and more than a tick is long
 	maxBuckets    = 16384
 	maxTTLAddress = 64 // responders remembered per (interface, next hop, TTL)
 )
@@ -80,11 +81,16 @@ type Waiter struct {
 	Attempt int // 0 for a trace's first probe of a TTL
 	Grant   func(now time.Time, by *Bucket) bool
 	order   uint64
-	gone    bool
+	in      *Bucket // in whose queue it is, at that place; nil: in none
+	at      int
 }
 
-// Cancel withdraws the waiter.
-func (w *Waiter) Cancel() { w.gone = true }
+// Cancel withdraws the waiter, and lets go of what its Grant holds.
+func (w *Waiter) Cancel() {
+	if w.in != nil {
+		heap.Remove(&w.in.waiting, w.at)
+	}
+}
 
 type waiting []*Waiter
 
@@ -95,13 +101,20 @@ func (w waiting) Less(i, j int) bool {
 	}
 	return w[i].order < w[j].order
 }
-func (w waiting) Swap(i, j int) { w[i], w[j] = w[j], w[i] }
-func (w *waiting) Push(x any)   { *w = append(*w, x.(*Waiter)) }
+func (w waiting) Swap(i, j int) {
+	w[i], w[j] = w[j], w[i]
+	w[i].at, w[j].at = i, j
+}
+func (w *waiting) Push(x any) {
+	x.(*Waiter).at = len(*w)
+	*w = append(*w, x.(*Waiter))
+}
 func (w *waiting) Pop() any {
 	old := *w
 	last := old[len(old)-1]
 	old[len(old)-1] = nil
 	*w = old[:len(old)-1]
+	last.in = nil
 	return last
 }
 
@@ -115,7 +128,7 @@ func newBucket(now time.Time, ceiling float64) *Bucket {
 // Wait puts w into the queue.
 func (b *Bucket) Wait(w *Waiter) {
 	b.order++
-	w.order = b.order
+	w.order, w.in = b.order, b
 	heap.Push(&b.waiting, w)
 }
 
@@ -126,6 +139,7 @@ func (b *Bucket) yield(place Place, to *Bucket) {
 		if w.Place == place {
 			to.Wait(w)
 		} else {
+			w.at = len(kept)
 			kept = append(kept, w)
 		}
 	}
@@ -139,10 +153,6 @@ func (b *Bucket) yield(place Place, to *Bucket) {
 func (b *Bucket) Release(now time.Time, more func() bool) {
 	b.fill(now)
 	for len(b.waiting) > 0 {
-		if b.waiting[0].gone {
-			heap.Pop(&b.waiting)
-			continue
-		}
 		if b.tokens < 1 || !more() {
 			return
 		}
@@ -155,9 +165,6 @@ func (b *Bucket) Release(now time.Time, more func() bool) {
 
 // Next is when the next waiter can be granted; ok is false without waiters.
 func (b *Bucket) Next(now time.Time) (at time.Time, ok bool) {
-	for len(b.waiting) > 0 && b.waiting[0].gone {
-		heap.Pop(&b.waiting)
-	}
 	if len(b.waiting) == 0 {
 		return time.Time{}, false
 	}
@@ -177,8 +184,8 @@ func untilWhole(tokens, rate float64) time.Duration {
 func (b *Bucket) fill(now time.Time) {
 	if d := now.Sub(b.filled); d > 0 {
 		b.tokens = min(bucketDepth(b.rate), b.tokens+d.Seconds()*b.rate)
+		b.filled = now
 	}
-	b.filled = now
 	if to, tooFast := b.recent.tooFast(now, b.changed, b.rate, b.likely(), b.loss.share()); tooFast {
 		b.lower(now, to)
 	}
@@ -236,7 +243,7 @@ func (b *Bucket) Limits(sent time.Time) bool {
 	if b.lastMiss.IsZero() || b.lastAnswer.IsZero() {
 		return false
 	}
-	return sent.Sub(b.lastMiss).Abs() <= missedNearby
+	return sent.Sub(b.lastMiss).Abs() <= missedNearby && sent.Sub(b.lastAnswer) <= answerNearby
 }
 
 // debit charges an answer that was asked for through a place's bucket.

@@ -730,3 +730,62 @@ func TestOneMissIsNoLoss(t *testing.T) {
 		t.Errorf("two of 17: told %v", l.told(0))
 	}
 }
+
+// A waiter that is withdrawn leaves the queue at once, wherever it stands in it.
+func TestCancelledWaiters(t *testing.T) {
+	now := time.Unix(1000, 0)
+	b, other := newBucket(now, 20), newBucket(now, 20)
+	var granted []int
+	all := make([]*Waiter, 9)
+	for i := range all {
+		all[i] = &Waiter{Place: Place{TTL: i % 2}, Attempt: i % 3, Grant: func(time.Time, *Bucket) bool { granted = append(granted, i); return true }}
+		b.Wait(all[i])
+	}
+	for _, i := range []int{8, 0, 4, 4} {
+		all[i].Cancel()
+	}
+	b.yield(Place{TTL: 1}, other)
+	all[2].Cancel()
+	all[5].Cancel()
+	if len(b.waiting) != 1 || len(other.waiting) != 3 {
+		t.Errorf("%d and %d wait", len(b.waiting), len(other.waiting))
+	}
+	more := func() bool { return true }
+	b.Release(now, more)
+	other.Release(now, more)
+	if want := []int{6, 3, 1, 7}; !slices.Equal(granted, want) {
+		t.Errorf("granted %v, want %v", granted, want)
+	}
+	all[6].Cancel()
+	if len(b.waiting)+len(other.waiting) != 0 {
+		t.Error("some are left")
+	}
+}
+
+// Time that was credited is not credited again when an older answer comes in later.
+func TestBucketTimeOnce(t *testing.T) {
+	now := time.Unix(1000, 0)
+	b := newBucket(now, 20)
+	b.tokens = 0
+	b.fill(now.Add(time.Second))
+	had := b.tokens
+	b.fill(now)
+	b.fill(now.Add(time.Second))
+	if had == 0 || b.tokens != had {
+		t.Errorf("%v tokens, then %v", had, b.tokens)
+	}
+}
+
+// A silence is a responder's limit only while that answers.
+func TestLimitsOfLongAgo(t *testing.T) {
+	now := time.Unix(1000, 0)
+	b := newBucket(now, 20)
+	b.Answered(now, now)
+	for after, want := range map[time.Duration]bool{time.Second: true, time.Hour: false} {
+		s := &Sent{At: now.Add(after)}
+		b.Missed(s)
+		if got := b.Limits(s.At); got != want {
+			t.Errorf("after %v: %t", after, got)
+		}
+	}
+}

@@ -150,7 +150,7 @@ func (k kind) talk(t *testing.T, near, far *talker, lasts time.Duration) {
 // game, and what nobody answers. Each end hears what the other said and nothing else.
 func TestUDPKinds(t *testing.T) {
 	t.Parallel()
-	f := newBareField(t, line(5), servicetraceroute.Config{})
+	f := newBareField(t, chain(5), servicetraceroute.Config{})
 	client, server := f.lab.Node("client"), f.lab.Node("server")
 	rtp := []byte{0x80, 0x60, 1, 2}
 	kinds := []kind{

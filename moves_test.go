@@ -5,7 +5,6 @@ package servicetraceroute_test
 import (
 	"context"
 	"crypto/tls"
-	"io"
 	"net"
 	"net/netip"
 	"testing"
@@ -21,7 +20,7 @@ import (
 // connection. Both flows are traced as the service's, whose name was said in the first alone.
 func TestQUICMoves(t *testing.T) {
 	t.Parallel()
-	f := newBareField(t, line(4), servicetraceroute.Config{NoDNS: true})
+	f := newBareField(t, chain(4), servicetraceroute.Config{NoDNS: true})
 	client, server := f.lab.Node("client"), f.lab.Node("server")
 	serveQUIC(t, server)
 	for _, ipv6 := range []bool{false, true} {
@@ -44,22 +43,8 @@ func TestQUICMoves(t *testing.T) {
 			t.Fatal(err)
 		}
 		talk := func() {
-			for range 15 {
-				s, err := q.OpenStreamSync(ctx)
-				if err == nil {
-					_, err = s.Write(make([]byte, 3000))
-				}
-				if err == nil {
-					err = s.Close()
-				}
-				n := int64(0)
-				if err == nil {
-					n, err = io.Copy(io.Discard, s)
-				}
-				if err != nil || n != 3000 {
-					t.Fatalf("%d bytes came back, %v", n, err)
-				}
-				time.Sleep(50 * time.Millisecond)
+			if err := echoQUIC(ctx, q, 12); err != nil {
+				t.Fatal(err)
 			}
 		}
 		talk()

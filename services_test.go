@@ -184,7 +184,17 @@ func talkQUIC(t testing.TB, from, server *lab.Node, name string, ipv6 bool) (por
 		return 0
 	}
 	port = uint16(conn.LocalAddr().(*net.UDPAddr).Port)
-	for range 12 {
+	if err := echoQUIC(ctx, q, 12); err != nil {
+		t.Errorf("QUIC to %s: %v", name, err)
+		return port
+	}
+	_ = q.CloseWithError(0, "")
+	return port
+}
+
+// echoQUIC exchanges a little on a connection to a server of serveQUIC, so many times.
+func echoQUIC(ctx context.Context, q *quic.Conn, times int) error {
+	for range times {
 		s, err := q.OpenStreamSync(ctx)
 		if err == nil {
 			_, err = s.Write(make([]byte, 3000))
@@ -197,13 +207,11 @@ func talkQUIC(t testing.TB, from, server *lab.Node, name string, ipv6 bool) (por
 			n, err = io.Copy(io.Discard, s)
 		}
 		if err != nil || n != 3000 {
-			t.Errorf("QUIC to %s: %d bytes came back, %v", name, n, err)
-			return port
+			return fmt.Errorf("%d bytes came back, %v", n, err)
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	_ = q.CloseWithError(0, "")
-	return port
+	return nil
 }
 
 // certified is a server's configuration with a certificate of its own.

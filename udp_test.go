@@ -5,7 +5,6 @@ package servicetraceroute_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -61,6 +60,21 @@ func (f *field) ask(cfg peer.ExchangeConfig, ipv6 bool, clients int) []peer.Exch
 	}
 	wg.Wait()
 	return out
+}
+
+// converse traces the flows of so many clients, whatever they look like. It returns what was
+// found of them, what they saw, and the server's counters of before.
+func (f *field) converse(cfg peer.ExchangeConfig, ipv6 bool, clients int) (got found, all []peer.Exchange, before peer.Counters) {
+	f.t.Helper()
+	before, err := peer.ReadCounters(f.t.Context(), f.lab.Node("server"))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	stop := f.watch(servicetraceroute.Selection{
+		Protos: []trace.Proto{trace.UDP}, Params: servicetraceroute.Params{UDPProbe: servicetraceroute.UDPAlways},
+	})
+	all = f.ask(cfg, ipv6, clients)
+	return of(stop(), all), all, before
 }
 
 // of leaves only the traces of these clients' flows: those of the round before are not
@@ -120,15 +134,7 @@ func TestUDPPaths(t *testing.T) {
 		unconnected bool
 	}{{"IPv4", false, false}, {"IPv6", true, false}, {"IPv4, not connected", false, true}, {"IPv6, not connected", true, true}} {
 		t.Run(test.name, func(t *testing.T) {
-			before, err := peer.ReadCounters(t.Context(), f.lab.Node("server"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			stop := f.watch(servicetraceroute.Selection{
-				Protos: []trace.Proto{trace.UDP}, Params: servicetraceroute.Params{UDPProbe: servicetraceroute.UDPAlways},
-			})
-			all := f.ask(peer.ExchangeConfig{Count: 40, Size: 200, Every: 100 * time.Millisecond, Unconnected: test.unconnected}, test.ipv6, clients)
-			got := of(stop(), all)
+			got, all, before := f.converse(peer.ExchangeConfig{Count: 40, Size: 200, Every: 100 * time.Millisecond, Unconnected: test.unconnected}, test.ipv6, clients)
 			v := f.judge(f.truth(), got.traces)
 			t.Log(v)
 			f.undisturbed(all, before)
@@ -163,15 +169,7 @@ func TestUDPLongerWayBack(t *testing.T) {
 	}
 	f := newUDPField(t, n)
 	for _, ipv6 := range []bool{false, true} {
-		before, err := peer.ReadCounters(t.Context(), f.lab.Node("server"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		stop := f.watch(servicetraceroute.Selection{
-			Protos: []trace.Proto{trace.UDP}, Params: servicetraceroute.Params{UDPProbe: servicetraceroute.UDPAlways},
-		})
-		all := f.ask(peer.ExchangeConfig{Count: 40, Size: 200, Every: 100 * time.Millisecond}, ipv6, 2)
-		got := of(stop(), all)
+		got, all, before := f.converse(peer.ExchangeConfig{Count: 40, Size: 200, Every: 100 * time.Millisecond}, ipv6, 2)
 		t.Log(f.judge(f.truth(), got.traces))
 		f.undisturbed(all, before)
 		for _, tr := range got.traces {
@@ -185,21 +183,6 @@ func TestUDPLongerWayBack(t *testing.T) {
 	}
 }
 
-// line is a client, a server, and so many routers between.
-func line(routers int) scenario.Network {
-	n := scenario.Network{Name: "line", Nodes: []scenario.Node{{Name: "client", Kind: scenario.Host}}}
-	last := "client"
-	for i := range routers {
-		name := fmt.Sprintf("r%d", i+1)
-		n.Nodes = append(n.Nodes, scenario.Node{Name: name, Kind: scenario.Router})
-		n.Links = append(n.Links, scenario.Link{A: last, B: name})
-		last = name
-	}
-	n.Nodes = append(n.Nodes, scenario.Node{Name: "server", Kind: scenario.Host})
-	n.Links = append(n.Links, scenario.Link{A: last, B: "server"})
-	return n
-}
-
 // TestUDPMisled: nothing on the path tells that the server is nearer than its TTL says.
 // Probes come to it, and its kernel drops them, whether or not firewalls on the way or its
 // own look at their checksums before: the application gets what was sent to it and nothing
@@ -207,7 +190,7 @@ func line(routers int) scenario.Network {
 func TestUDPMisled(t *testing.T) {
 	t.Parallel()
 	t.Run("initial TTL", func(t *testing.T) {
-		n := line(5)
+		n := chain(5)
 		n.Nodes[3].Firewall = &scenario.Firewall{Inside: "r2-r3"}
 		f := newUDPField(t, n)
 		dropInvalid(t, f.lab.Node("server"))
@@ -219,7 +202,7 @@ func TestUDPMisled(t *testing.T) {
 		f.misled(5)
 	})
 	t.Run("server's way back", func(t *testing.T) {
-		n := line(4)
+		n := chain(4)
 		n.Links[4].CostBA = 20
 		for i := range n.Nodes {
 			if n.Nodes[i].Kind == scenario.Host {
@@ -241,15 +224,7 @@ func TestUDPMisled(t *testing.T) {
 func (f *field) misled(routers int) {
 	f.t.Helper()
 	for _, ipv6 := range []bool{false, true} {
-		before, err := peer.ReadCounters(f.t.Context(), f.lab.Node("server"))
-		if err != nil {
-			f.t.Fatal(err)
-		}
-		stop := f.watch(servicetraceroute.Selection{
-			Protos: []trace.Proto{trace.UDP}, Params: servicetraceroute.Params{UDPProbe: servicetraceroute.UDPAlways},
-		})
-		all := f.ask(peer.ExchangeConfig{Count: 60, Size: 200, Every: 50 * time.Millisecond}, ipv6, 2)
-		got := of(stop(), all)
+		got, all, before := f.converse(peer.ExchangeConfig{Count: 60, Size: 200, Every: 50 * time.Millisecond}, ipv6, 2)
 		f.t.Log(f.judge(f.truth(), got.traces))
 		if damaged := f.undelivered(all, before); damaged == 0 {
 			f.t.Error("no probe came to the server: its TTL did not mislead")
@@ -271,20 +246,12 @@ func (f *field) misled(routers int) {
 // they call invalid let all probes pass, the first ones as well.
 func TestUDPThroughFirewall(t *testing.T) {
 	t.Parallel()
-	n := line(6)
+	n := chain(6)
 	n.Nodes[2].NAT = &scenario.NAT{Outside: "r2-r3", IPv6: true}
 	n.Nodes[3].Firewall = &scenario.Firewall{Inside: "r2-r3"}
 	f := newUDPField(t, n)
 	for _, ipv6 := range []bool{false, true} {
-		before, err := peer.ReadCounters(t.Context(), f.lab.Node("server"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		stop := f.watch(servicetraceroute.Selection{
-			Protos: []trace.Proto{trace.UDP}, Params: servicetraceroute.Params{UDPProbe: servicetraceroute.UDPAlways},
-		})
-		all := f.ask(peer.ExchangeConfig{Count: 40, Size: 200, Every: 50 * time.Millisecond}, ipv6, 2)
-		got := of(stop(), all)
+		got, all, before := f.converse(peer.ExchangeConfig{Count: 40, Size: 200, Every: 50 * time.Millisecond}, ipv6, 2)
 		f.undisturbed(all, before)
 		for _, tr := range got.traces {
 			if tr.Stop != trace.StopFence || len(tr.Hops) != 5 {
@@ -320,19 +287,10 @@ func TestUDPRecvErr(t *testing.T) {
 	f := newUDPField(t, openLadder(stages))
 	for _, unconnected := range []bool{false, true} {
 		for _, ipv6 := range []bool{false, true} {
-			before, err := peer.ReadCounters(t.Context(), f.lab.Node("server"))
-			if err != nil {
-				t.Fatal(err)
-			}
 			withheld := f.tracer.Stats().Replies.Withheld
-			stop := f.watch(servicetraceroute.Selection{
-				Protos: []trace.Proto{trace.UDP}, Params: servicetraceroute.Params{UDPProbe: servicetraceroute.UDPAlways},
-			})
-			all := f.ask(peer.ExchangeConfig{
+			got, all, before := f.converse(peer.ExchangeConfig{
 				Count: 25, Size: 200, Every: 50 * time.Millisecond, Unconnected: unconnected, Socket: peer.Socket{RecvErr: true},
 			}, ipv6, clients)
-			found := stop()
-			got := of(found, all)
 			v := f.judge(f.truth(), got.traces)
 			t.Log(v)
 			f.undisturbed(all, before)
@@ -346,7 +304,7 @@ func TestUDPRecvErr(t *testing.T) {
 					}
 				}
 			}
-			if n := found.stats.Replies.Withheld - withheld; len(got.traces) != clients || n < uint64(v.hops) {
+			if n := got.stats.Replies.Withheld - withheld; len(got.traces) != clients || n < uint64(v.hops) {
 				t.Errorf("%d traces, %d errors withheld, %d hops answered", len(got.traces), n, v.hops)
 			}
 		}

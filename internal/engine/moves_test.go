@@ -48,6 +48,11 @@ func (r udpRig) moveTo(port uint16) { r.me = netip.AddrPortFrom(r.me.Addr(), por
 // A QUIC connection that goes on in another flow keeps its service; what does not look like
 // one gets none.
 func TestQUICMoves(t *testing.T) {
+	beside := func(t *testing.T, r udpRig) { // another connection to the server, which wants another name
+		r.moveTo(40002)
+		r.connect(t, "bank.example", 2)
+		r.moveTo(40001)
+	}
 	for name, test := range map[string]struct {
 		play func(t *testing.T, r udpRig)
 		want bool // the flow from port 40001 is the service's
@@ -89,12 +94,7 @@ func TestQUICMoves(t *testing.T) {
 			r.moveTo(40001)
 			r.exchangeOf(1, 1200)
 		}, false},
-		"another name at the server": {func(t *testing.T, r udpRig) {
-			r.moveTo(40002)
-			r.connect(t, "bank.example", 2)
-			r.moveTo(40001)
-			r.exchangeOf(3, 1200)
-		}, false},
+		"another name at the server": {func(t *testing.T, r udpRig) { beside(t, r); r.exchangeOf(3, 1200) }, false},
 		"another name before": {func(t *testing.T, r udpRig) {
 			r.moveTo(40002)
 			r.connect(t, "bank.example", 2)
@@ -103,12 +103,7 @@ func TestQUICMoves(t *testing.T) {
 			r.moveTo(40001)
 			r.exchangeOf(4, 1200)
 		}, false},
-		"another name, the id of before": {func(t *testing.T, r udpRig) {
-			r.moveTo(40002)
-			r.connect(t, "bank.example", 2)
-			r.moveTo(40001)
-			r.exchangeOf(1, 1200)
-		}, true},
+		"another name, the id of before": {func(t *testing.T, r udpRig) { beside(t, r); r.exchangeOf(1, 1200) }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := connected(t, "www.video.example")

@@ -199,7 +199,7 @@ func TestPutCopies(t *testing.T) {
 	w := New(&b, options())
 	ev := at(0, engine.FlowPacket, "mine", 0)
 	w.Put(time.Now(), []engine.Evidence{ev})
-	copy(ev.Packet.Data, "XXXX")
+	copy(ev.Packet.Data, "theirs")
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -382,9 +382,9 @@ func (s *sim) trueHops(tr *trace.Trace) {
 // way: lost probes are sent again, at a rate that loss alone does not lower.
 func TestSimLoss(t *testing.T) {
 	var asked, answered, again int
-	for range 5 { // one alone is a matter of luck: which of the first answers are lost
+	for seed := range uint64(5) { // one alone is a matter of luck: which of the first answers are lost
 		synctest.Test(t, func(t *testing.T) {
-			s := newSim(t, losing(wires(ladder(2, scenario.ICMPLimit{}), 2*time.Millisecond), 0.05), simnet.Options{LoseAll: true}, servicetraceroute.Config{})
+			s := newSim(t, losing(wires(ladder(2, scenario.ICMPLimit{}), 2*time.Millisecond), 0.05), simnet.Options{Seed: seed, LoseAll: true}, servicetraceroute.Config{})
 			stop := s.watch(servicetraceroute.Selection{})
 			var flows []*simnet.Flow
 			for i := range 60 {

@@ -5,16 +5,15 @@ package servicetraceroute_test
 import (
 	"context"
 	"net/netip"
-	"sync"
 	"testing"
 	"time"
 
 	"servicetraceroute"
 	"servicetraceroute/internal/lab"
 	"servicetraceroute/internal/lab/labtest"
-	"servicetraceroute/internal/lab/link"
 	"servicetraceroute/internal/lab/peer"
 	"servicetraceroute/internal/scenario"
+	"servicetraceroute/internal/selftest"
 	"servicetraceroute/trace"
 )
 
@@ -55,32 +54,24 @@ func newBench(t testing.TB, name string, loss float64) *bench {
 	if b.reno, err = peer.ServeTCP(t.Context(), b.lab.Node("server"), peer.TCPConfig{Port: 444, Congestion: "reno"}); err != nil {
 		t.Fatal(err)
 	}
-	for _, end := range b.ends() {
-		for name, value := range map[string]string{
-			// What one flow learnt about the path must not help its twin.
-			"net.ipv4.tcp_no_metrics_save": "1",
-			// Twice what the path holds: its queue never overflows, so that whatever is
-			// lost was meant to be.
-			"net.ipv4.tcp_rmem": "4096 131072 500000",
-			"net.ipv4.tcp_wmem": "4096 65536 500000",
-		} {
-			if err := end.Sysctl(t.Context(), name, value); err != nil {
-				t.Fatal(err)
-			}
-		}
+	if err := b.measured().Settle(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 	return b
 }
 
 func (b *bench) ends() []*lab.Node { return []*lab.Node{b.lab.Node("client"), b.lab.Node("server")} }
 
-func (b *bench) counters() (c [2]peer.Counters) {
+// measured is what flows are measured on.
+func (b *bench) measured() *selftest.Bench {
+	return &selftest.Bench{Client: b.lab.Node("client"), Server: b.lab.Node("server"), Slow: b.lab.Link("slow"), Firewall: b.lab.Node("fw")}
+}
+
+func (b *bench) counters() [2]peer.Counters {
 	b.t.Helper()
-	for i, end := range b.ends() {
-		var err error
-		if c[i], err = peer.ReadCounters(b.t.Context(), end); err != nil {
-			b.t.Fatal(err)
-		}
+	c, err := b.measured().Counters(b.t.Context())
+	if err != nil {
+		b.t.Fatal(err)
 	}
 	return c
 }
@@ -113,88 +104,23 @@ func (o outcome) sum(names []string) peer.Counters {
 // run lets one flow live, and during does what it wants beside it.
 func (b *bench) run(cfg peer.RunConfig, during func(ctx context.Context)) outcome {
 	b.t.Helper()
-	var o outcome
-	before := b.counters()
-	lost, trouble := b.slow()
-	ctx, cancel := context.WithCancel(b.t.Context())
-	var beside sync.WaitGroup
-	beside.Go(func() { o.conntrack = b.patience(ctx) })
-	beside.Go(func() { o.stall = stalls(ctx) })
-	if during != nil {
-		beside.Go(func() { during(ctx) })
-	}
 	server := b.cubic
 	if cfg.Socket.Congestion == "reno" {
 		server = b.reno
 	}
 	cfg.Server = netip.AddrPortFrom(b.lab.Node("server").Addr(cfg.Workload.IPv6), server.Addr.Port())
-	flows, err := peer.Run(ctx, b.lab.Node("client"), cfg)
+	var flows []peer.Flow
+	m, err := b.measured().Measure(b.t.Context(), func(ctx context.Context) (err error) {
+		flows, err = peer.Run(ctx, b.lab.Node("client"), cfg)
+		return err
+	}, during)
 	if err != nil {
 		b.t.Fatalf("run: %v", err)
 	}
-	o.flow = flows[0]
-	time.Sleep(100 * time.Millisecond) // the last packets
-	for i, after := range b.counters() {
-		o.moved[i] = after.Delta(before[i])
-	}
-	lostNow, troubleNow := b.slow()
-	o.lost, o.trouble = lostNow-lost, troubleNow-trouble
-	cancel()
-	beside.Wait()
-	return o
+	return outcome{flow: flows[0], moved: m.Moved, conntrack: m.Conntrack, lost: m.Lost, trouble: m.Trouble, stall: m.Stall}
 }
 
-// stalls is the longest that a sleep was overdue: when the machine is so busy, the
-// lab's own hosts and its link stop as well, and TCP takes that for loss.
-func stalls(ctx context.Context) (worst time.Duration) {
-	const nap = 2 * time.Millisecond
-	for ctx.Err() == nil {
-		start := time.Now()
-		time.Sleep(nap)
-		worst = max(worst, time.Since(start)-nap)
-	}
-	return worst
-}
-
-const longestStall = 20 * time.Millisecond
-
-// slow counts what the slow link lost: because it should, and because the machine
-// was too busy.
-func (b *bench) slow() (lost, trouble uint64) {
-	b.t.Helper()
-	s, err := link.ReadStats(b.t.Context(), b.lab.Link("slow"), "a0", "b0")
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	for _, c := range []link.Counts{s.AB, s.BA} {
-		lost += c.Lost
-		trouble += c.Queue + c.Overflow + c.Oversize + c.Failed + c.Missed
-	}
-	return lost, trouble
-}
-
-// patience is the least time that the firewall still gave an established flow,
-// looked at now and then; 0 if there was none.
-func (b *bench) patience(ctx context.Context) (least time.Duration) {
-	const established = 300 * time.Second // what shows that the handshake was seen
-	for {
-		select {
-		case <-ctx.Done():
-			return least
-		case <-time.After(700 * time.Millisecond):
-		}
-		all, err := b.lab.Node("fw").Conntrack(ctx)
-		if err != nil {
-			continue
-		}
-		// Flows that have ended are still there, for two minutes at most.
-		for _, c := range all {
-			if c.Protocol == 6 && c.Timeout > established-30*time.Second && (least == 0 || c.Timeout < least) {
-				least = c.Timeout
-			}
-		}
-	}
-}
+const longestStall = selftest.LongestStall
 
 // hard is how the probing twin is probed.
 type hard struct {

@@ -29,6 +29,8 @@ type Config struct {
 	// with the Tracer. Both or none, except with NoProbe, which needs no Sink.
 	Source Source
 	Sink   Sink
+	// Backend is how packets are seen. Ignored with a Source.
+	Backend Backend
 	// Interfaces limits capture to these, by name; empty is all, also those that
 	// appear later. Ignored with a Source.
 	Interfaces []string
@@ -88,6 +90,8 @@ type Config struct {
 	PcapPayload bool
 	// Defaults are the parameters of traces that have none of their own.
 	Defaults Params
+
+	seed [32]byte // of all that is left to chance, for tests that must come out the same; zero: drawn
 }
 
 // Params say how one flow is traced. The zero value is the documented default
@@ -104,6 +108,20 @@ type Params struct {
 	Borders       []netip.Prefix  // a trace stops at the first answer from one of them
 	FlowTimeout   time.Duration   // ends the trace of a flow silent for so long; 0: never, of UDP a minute
 	UDPProbe      UDPProbe        // which UDP flows are probed; 0: UDPAuto
+	// AfterClose lets the trace of a TCP flow that ended by FINs go on for up to a minute,
+	// as long as Linux keeps a closed connection in TIME-WAIT, at TTLs below the known
+	// distance alone: up to two hops before the destination as the peer's TTL tells that (to the
+	// last before it, where this trace or another of the last ten minutes proved how far it is,
+	// and of both the nearer one), and to the second beyond the last that answered. Nothing looks
+	// for the destination any more. A reset and a SYN with the same addresses and ports end it at
+	// once, lost packets as well. Such a trace stops as trace.StopDestination if that was proven
+	// and nothing is left to ask below it; as StopBorder, StopUnreachable, StopSilentHops and
+	// StopMaxTTL as ever; in all other cases as StopFlowClosed, which is never Complete.
+	AfterClose bool
+	// Share leaves out near hops of TCP flows that flows like them have in common, and shows
+	// what another trace measured there: such a Reply has SharedFrom, its Hop.Sent is 0, and the
+	// Trace is never Complete. Where it is true in Config.Defaults it is true of all traces.
+	Share bool
 }
 
 // Per is what one trace stands for. The zero value is PerFlow.
@@ -139,6 +157,8 @@ type Policy struct {
 	Every, Retrace time.Duration
 	Per            Per
 	OnPayload      bool
+	When           string
+	CoolDown       time.Duration
 }
 
 // Selection says which flows are traced: what (Hosts, Services and Match, any of them)
@@ -202,6 +222,12 @@ type Selection struct {
 	// Per says for what Every counts: for PerDestination and PerPort only one flow at a time
 	// is traced of those that share it. The zero value is PerFlow.
 	Per Per
+	// When, if it is not empty, is an expression over a TCP flow's health, such as
+	// "retransmits >= 5 || rtt_factor > 3"; docs/when.md lists its fields. A flow is traced
+	// when it becomes true, instead of at its beginning, and again when it is true no sooner
+	// than CoolDown after the trace before; 0 is a minute. Flows over UDP are not traced then.
+	When     string
+	CoolDown time.Duration
 	// OnPayload lets no trace begin before its flow carries payload.
 	OnPayload bool
 	// StopNewAfter ends the start of new traces, and the watch when those in progress
@@ -210,7 +236,7 @@ type Selection struct {
 	// Params are how these flows are traced; what is zero is as in Config.Defaults.
 	Params Params
 	// Policies are, by the name of a service as it stands in records, how its flows are
-	// traced, whatever Params, Every, Retrace, Per and OnPayload say.
+	// traced, whatever Params, Every, Retrace, Per, When, CoolDown and OnPayload say.
 	Policies map[string]Policy
 	// Idle ends the watch when no selected flow showed a packet for so long; 0 is never.
 	Idle time.Duration

@@ -48,7 +48,8 @@ const (
 // When ctx ends the partial trace is returned, and no error. A connection that
 // either side has closed gives a trace that stopped as flow-closed; after this
 // process's Close, an error that matches net.ErrClosed. What is neither TCP nor UDP gives one
-// that matches errors.ErrUnsupported.
+// that matches errors.ErrUnsupported. With BackendSock every trace is refused, for
+// trace.ReasonCapability.
 func (t *Tracer) TraceConn(ctx context.Context, conn net.Conn) (*trace.Trace, error) {
 	flow, raw, err := connFlow(conn)
 	if err != nil {
@@ -57,6 +58,9 @@ func (t *Tracer) TraceConn(ctx context.Context, conn net.Conn) (*trace.Trace, er
 	w, err := flowWatch(trace.Flow{Tuple: flow}, t.cfg)
 	if err != nil {
 		return nil, err
+	}
+	if t.sees() != nil {
+		return t.unseen(w, flow), nil
 	}
 	t.translated(w)
 	if raw != nil && connClosed(raw) {

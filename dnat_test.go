@@ -106,6 +106,10 @@ func TestForwarded(t *testing.T) {
 			t.Fatalf("%v: %d traces", public, len(all.traces))
 		}
 		traces = append(traces, all.traces...)
+		want := spot{trace.NATDst, box - 1, box, "answer as " + public.String()}
+		if mine := all.about(traces[len(traces)-1]); !agree(mine, []spot{want}) {
+			t.Errorf("want %v, got %s", want, told(mine))
+		}
 	}
 	truth := f.truth()
 	for _, tr := range traces {

@@ -18,12 +18,13 @@
 //
 // # Needs
 //
-// New opens packet sockets: Linux, and root or CAP_NET_RAW in the network namespace
-// of the calling thread. Its flows are the ones that are traced. After New a program may
-// give up its privileges, but for what New, Config.Processes and Selection.Directions say
-// they need as long as the Tracer runs. With a Source and a Sink
-// of the caller's own there are no such needs, and any system will do. TCP, UDP and QUIC
-// are traced, over IPv4 and IPv6; a UDP flow not as far as its peer, see Params.UDPProbe.
+// New opens packet sockets: Linux, and root or CAP_NET_RAW in the network namespace of the
+// calling thread, whose flows are the ones that are traced. Where it may it loads eBPF programs
+// too, see Config.Backend. After New a program may give up its privileges, but for what New,
+// Config.Processes and Selection.Directions say they need as long as the Tracer runs. With a
+// Source and a Sink of the caller's own there are no such needs, and any system will do. TCP,
+// UDP and QUIC are traced, over IPv4 and IPv6; a UDP flow not as far as its peer, see
+// Params.UDPProbe.
 //
 // # How long, how many
 //

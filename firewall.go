@@ -39,6 +39,14 @@ func openRule(cfg Config) *dropRule {
 	return r
 }
 
+// possible is ready where nobody is told that it cannot be.
+func (r *dropRule) possible() bool {
+	if r.err == nil {
+		r.err = r.rule.Ready()
+	}
+	return r.err == nil
+}
+
 // ready puts the rule in force; false where that cannot be.
 func (r *dropRule) ready() bool { return r.readyFor(WarnErrorsHeard, &r.told) }
 
@@ -46,14 +54,12 @@ func (r *dropRule) ready() bool { return r.readyFor(WarnErrorsHeard, &r.told) }
 func (r *dropRule) readyForwarded() bool { return r.readyFor(WarnClientsHear, &r.toldOf) }
 
 func (r *dropRule) readyFor(without string, told *bool) bool {
-	if r.err == nil {
-		r.err = r.rule.Ready()
-	}
-	if r.err != nil && !*told {
+	possible := r.possible()
+	if !possible && !*told {
 		*told = true
 		r.log.Warn(without+": to drop ICMP errors about probes takes CAP_NET_ADMIN and nf_tables", "err", r.err)
 	}
-	return r.err == nil
+	return possible
 }
 
 // add makes the rule know those of the probes that need it. With an error these must

@@ -208,13 +208,20 @@ func comeAndGo(t *testing.T, w *wired, interfaces []string, uplink func()) {
 		}
 	}
 	expect("at first")
-	var before, after syscall.Rusage
-	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &before)
 	w.host.Must(t, func() error { return setLink("up0", false) })
-	time.Sleep(time.Second)
-	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &after)
-	if busy := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano(); time.Duration(busy) > 300*time.Millisecond {
-		t.Errorf("%v of processor time in a second without a link", time.Duration(busy))
+	least := time.Hour
+	for range 8 { // other tests are busy in this process, too, but not all the time
+		var before, after syscall.Rusage
+		_ = syscall.Getrusage(syscall.RUSAGE_SELF, &before)
+		time.Sleep(time.Second)
+		_ = syscall.Getrusage(syscall.RUSAGE_SELF, &after)
+		busy := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
+		if least = min(least, time.Duration(busy)); least <= 300*time.Millisecond {
+			break
+		}
+	}
+	if least > 300*time.Millisecond {
+		t.Errorf("%v of processor time in each second without a link", least)
 	}
 	w.host.Must(t, func() error { return setLink("up0", true) })
 	w.host.Route(t, "0.0.0.0/0", "192.0.2.254")

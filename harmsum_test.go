@@ -13,6 +13,7 @@ import (
 
 	"servicetraceroute/internal/lab/peer"
 	"servicetraceroute/internal/scenario"
+	"servicetraceroute/internal/selftest"
 )
 
 // summary adds up pairs.
@@ -38,7 +39,7 @@ const (
 func (o outcome) counted() peer.Counters {
 	c := o.harm()
 	for name, v := range o.sum(peer.Jitter) {
-		c["tail-loss: "+name] = v
+		c[selftest.TailLoss+name] = v
 	}
 	if o.lost > 0 {
 		c[linkLost] = int64(o.lost)
@@ -183,30 +184,14 @@ func (s *summary) String() string {
 	return b.String()
 }
 
-// tailLoss are the counters that every spurious tail-loss probe moves by one.
-var tailLoss = []string{"Tcp.RetransSegs", "TcpExt.TCPDSACKRecv"}
-
-// closing are counters that the answer to a probe moves when it comes after its
-// socket has closed. Nobody pays for that.
-var closing = []string{"Icmp.InErrors", "Icmp6.InErrors"}
-
-const tailLossProbes = "tail-loss: TcpExt.TCPLossProbes"
-
 // compare reports every counter that is higher with probes than without.
 func (s *summary) compare(t *testing.T, what string) {
 	t.Helper()
 	traced, alone := s.sums[0], s.sums[1]
+	for _, name := range selftest.Excess(traced, alone) {
+		t.Errorf("%s: %s is %d with probes and %d without", what, name, traced[name], alone[name])
+	}
 	for _, name := range s.names() {
-		if strings.HasPrefix(name, "tail-loss: ") || slices.Contains(closing, name) {
-			continue
-		}
-		with, without := traced[name], alone[name]
-		if slices.Contains(tailLoss, name) {
-			with, without = with-traced[tailLossProbes], without-alone[tailLossProbes]
-		}
-		if with > max(without, 0) {
-			t.Errorf("%s: %s is %d with probes and %d without", what, name, traced[name], alone[name])
-		}
 		s.tell(t, name)
 	}
 }

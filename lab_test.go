@@ -49,6 +49,10 @@ type field struct {
 	at     string // the tracer's node; empty: the client
 	lossy  bool   // the observers may miss some: what they miss can only make a true hop look false
 	hidden uint32 // what a box behind the client adds to its sequence numbers
+
+	public map[bool]netip.Addr // addresses, by whether they are IPv6, by which the server is known outside; nil: its own
+
+	past []netip.AddrPort // the client's ends of the flows of the round before
 }
 
 // newField starts the network, with nodes "client" and "server".
@@ -79,6 +83,11 @@ func newBareField(t testing.TB, n scenario.Network, cfg servicetraceroute.Config
 // open starts a tracer in the namespace of its node.
 func (f *field) open(cfg servicetraceroute.Config) *servicetraceroute.Tracer {
 	f.t.Helper()
+	if word := os.Getenv("SERVICE_TRACEROUTE_BACKEND"); word != "" && cfg.Backend == servicetraceroute.BackendAuto {
+		if err := cfg.Backend.UnmarshalText([]byte(word)); err != nil {
+			f.t.Fatal(err)
+		}
+	}
 	var tracer *servicetraceroute.Tracer
 	err := f.lab.Node(cmp.Or(f.at, "client")).Do(func() (err error) {
 		tracer, err = servicetraceroute.New(cfg)
@@ -99,12 +108,21 @@ func (f *field) open(cfg servicetraceroute.Config) *servicetraceroute.Tracer {
 type found struct {
 	traces []*trace.Trace
 	flows  []*trace.Flow
-	stats  *trace.Stats
+	// What was said of paths, in the order in which it was.
+	changes  []*trace.Change
+	findings []*trace.Finding
+	stats    *trace.Stats
 }
 
 // collect watches until stop is called, which returns what was found. When it returns
 // the watch is in force.
 func collect(t testing.TB, tracer *servicetraceroute.Tracer, sel servicetraceroute.Selection) (stop func() found) {
+	t.Helper()
+	return collectEach(t, tracer, sel, func(trace.Event) {})
+}
+
+// collectEach is collect with a function that is called for each record as it comes.
+func collectEach(t testing.TB, tracer *servicetraceroute.Tracer, sel servicetraceroute.Selection, each func(trace.Event)) (stop func() found) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var all found
@@ -117,11 +135,16 @@ func collect(t testing.TB, tracer *servicetraceroute.Tracer, sel servicetracerou
 				t.Errorf("watch: %v", err)
 				return
 			}
+			each(ev)
 			switch ev := ev.(type) {
 			case *trace.Trace:
 				all.traces = append(all.traces, ev)
 			case *trace.Flow:
 				all.flows = append(all.flows, ev)
+			case *trace.Change:
+				all.changes = append(all.changes, ev)
+			case *trace.Finding:
+				all.findings = append(all.findings, ev)
 			case *trace.Stats:
 				all.stats = ev
 			}
@@ -146,6 +169,14 @@ func (f *field) watch(sel servicetraceroute.Selection) (stop func() found) {
 		sel.Hosts = []string{server.Addr(false).String(), server.Addr(true).String()}
 	}
 	return collect(f.t, f.tracer, sel)
+}
+
+// known is the server's address to the client.
+func (f *field) known(ipv6 bool) netip.Addr {
+	if a, ok := f.public[ipv6]; ok {
+		return a
+	}
+	return f.lab.Node("server").Addr(ipv6)
 }
 
 // run opens flows from the client to the server.
@@ -198,13 +229,17 @@ func observed(k trace.FlowKey) observe.Flow {
 
 // verdict counts how traces compare with the truth.
 type verdict struct {
-	traces, complete, mixed, hops, false_, elsewhere, wrongDistance, deferred int
-	byStop                                                                    map[trace.Stop]int
+	traces, complete, mixed, hops, false_, elsewhere, wrongDistance, deferred, shared int
+	byStop                                                                            map[trace.Stop]int
 }
 
 func (v verdict) String() string {
-	return fmt.Sprintf("%d traces, %d complete, %d mixed; %d hops shown, %d false; %d not the flow's own path; %d wrong distances; %d probes deferred; stops %v",
-		v.traces, v.complete, v.mixed, v.hops, v.false_, v.elsewhere, v.wrongDistance, v.deferred, v.byStop)
+	shared := ""
+	if v.shared > 0 {
+		shared = fmt.Sprintf("; %d hops shared", v.shared)
+	}
+	return fmt.Sprintf("%d traces, %d complete, %d mixed; %d hops shown, %d false; %d not the flow's own path; %d wrong distances; %d probes deferred; stops %v%s",
+		v.traces, v.complete, v.mixed, v.hops, v.false_, v.elsewhere, v.wrongDistance, v.deferred, v.byStop, shared)
 }
 
 // judge holds every shown hop and distance against the truth, and reports each
@@ -225,7 +260,7 @@ func (f *field) judge(truth *observe.Truth, traces []*trace.Trace) verdict {
 		for _, h := range tr.Hops {
 			v.deferred += h.Deferred
 			for _, r := range h.Replies {
-				if r.Kind != trace.TimeExceeded {
+				if r.Kind != trace.TimeExceeded || r.SharedFrom != "" { // see sharing
 					continue
 				}
 				v.hops++
@@ -241,6 +276,7 @@ func (f *field) judge(truth *observe.Truth, traces []*trace.Trace) verdict {
 			f.ownWay(ways, hops, tr, &v)
 		}
 	}
+	f.sharing(truth, traces, &v)
 	return v
 }
 
@@ -261,7 +297,7 @@ func (f *field) ownWay(ways []observe.Interval, hops map[uint8][]observe.Hop, tr
 	on := func(w observe.Interval) bool {
 		for _, h := range tr.Hops {
 			for _, r := range h.Replies {
-				if r.Kind != trace.TimeExceeded {
+				if r.Kind != trace.TimeExceeded || r.SharedFrom != "" {
 					continue
 				}
 				if h.TTL > len(w.Nodes) || !slices.Contains(hops[uint8(h.TTL)], observe.Hop{Addr: r.Addr, Node: w.Nodes[h.TTL-1]}) {

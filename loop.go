@@ -182,13 +182,19 @@ func (t *Tracer) deliver(now time.Time) {
 	}
 }
 
+// tapCounts is what a Tap counts beside packets.
+type tapCounts interface {
+	Withheld() uint64
+	Brief() uint64
+}
+
 func (t *Tracer) stats(now time.Time) *trace.Stats {
 	s := t.engine.Stats(now)
 	s.Owners = t.ownerStats()
 	s.Replies.Withheld = t.rule.dropped()
-	s.Backend, s.Reason = "afpacket", "the only back end of this version"
-	if t.cfg.Source != nil {
-		s.Backend, s.Reason = "source", "given by the caller"
+	s.Backend, s.Reason = t.backend, t.reason
+	if tap, ok := t.source.(tapCounts); ok && t.cfg.Source == nil {
+		s.Flows.Withheld, s.Flows.Brief = tap.Withheld(), tap.Brief()
 	}
 	s.Pcap = t.pcapStats()
 	if t.unread > 0 {

@@ -61,6 +61,13 @@ func TestMiddlebox(t *testing.T) {
 					t.Errorf("want all of it, and the destination at TTL 6: %v", describe(tr))
 				}
 				f.changes(tr, c.rewritten)
+				var want []spot
+				if c.rewritten {
+					want = []spot{{trace.SeqRewritten, 0, 1, "shifted by 2309737967"}}
+				}
+				if mine := all.about(tr); !agree(mine, want) {
+					t.Errorf("want %v, got %s", want, told(mine))
+				}
 			}
 			f.boxWorked(c.box)
 		})

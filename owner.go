@@ -85,13 +85,17 @@ func (t *Tracer) tellScales() {
 func (t *Tracer) tellHearings(now time.Time) {
 	for _, q := range t.engine.Hearings() {
 		what := engine.HearsErrors
-		if t.sockets != nil {
-			hears, err := t.sockets.HearsErrors(q.Key, q.Interface)
+		if deaf, ok := t.source.(interface{ Deaf() bool }); ok && deaf.Deaf() {
+			what = engine.HearsNothing
+		} else if t.sockets != nil {
+			ears, err := t.sockets.Ears(q.Key, q.Interface)
 			switch {
 			case err != nil:
 				t.log.Debug("whether a socket hears of errors is not known", "err", err)
-			case !hears:
+			case ears == owner.Deaf:
 				what = engine.HearsNothing
+			case ears == owner.HearsRefusals && !t.rule.possible():
+				what = engine.HearsNothing // but of a firewall's, should one refuse a probe
 			case t.rule.ready():
 				what = engine.HearsOthers
 			}

@@ -55,6 +55,14 @@ func (c Config) withDefaults() (Config, error) {
 		return bad("Processes", "needs the Tracer's own sockets, not a Source")
 	case c.Source != nil && c.NetNS != "":
 		return bad("NetNS", "needs the Tracer's own sockets, not a Source")
+	case int(c.Backend) >= len(backendWords):
+		return bad("Backend", "unknown")
+	case c.Backend == BackendEBPF && c.PcapPayload:
+		return bad("PcapPayload", "needs packet sockets")
+	case c.Backend == BackendSock && c.Source == nil && c.Processes:
+		return bad("Processes", "needs packets, and BackendSock sees none")
+	case c.Backend == BackendSock && c.Source == nil && c.Pcap != nil:
+		return bad("Pcap", "needs packets, and BackendSock sees none")
 	case c.RingBytes < 0:
 		return bad("RingBytes", "must not be negative")
 	case c.Source == nil && c.Sink != nil:
@@ -133,6 +141,8 @@ func (p Params) or(d Params) Params {
 	set(&d.MaxSilent, p.MaxSilent)
 	set(&d.FlowTimeout, p.FlowTimeout)
 	set(&d.UDPProbe, p.UDPProbe)
+	set(&d.AfterClose, p.AfterClose)
+	set(&d.Share, p.Share)
 	if p.Borders != nil {
 		d.Borders = p.Borders
 	}

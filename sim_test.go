@@ -145,7 +145,7 @@ func (s *sim) judge(tr *trace.Trace) {
 	}
 	for _, h := range tr.Hops {
 		for _, r := range h.Replies {
-			if r.Kind == trace.TCPAck {
+			if r.Kind == trace.TCPAck || r.SharedFrom != "" { // sharing judges these
 				continue
 			}
 			on := slices.IndexFunc(hops[uint8(h.TTL)], func(is simnet.Hop) bool {

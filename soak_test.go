@@ -95,8 +95,13 @@ func TestSoak(t *testing.T) {
 	if grown := int64(late.heap) - int64(early.heap) - remembered; grown > 1<<20 {
 		t.Errorf("the heap grew by %d bytes", grown)
 	}
+	// The bubble's own goroutine, and what the collector has clean up, may take a moment to end.
+	for end := wall() + 10*time.Second; runtime.NumGoroutine() > goroutines && wall() < end; {
+		time.Sleep(10 * time.Millisecond)
+	}
 	if g, d := runtime.NumGoroutine(), descriptors(t); g > goroutines || d > open {
-		t.Errorf("%d goroutines and %d descriptors before, %d and %d after", goroutines, open, g, d)
+		stacks := make([]byte, 1<<16)
+		t.Errorf("%d goroutines and %d descriptors before, %d and %d after:\n%s", goroutines, open, g, d, stacks[:runtime.Stack(stacks, true)])
 	}
 }
 

@@ -16,6 +16,10 @@ import (
 // addresses are its host's own, and is asked again at most once a second. Without it
 // each packet's Direction decides which end of a flow is near.
 //
+// One that has a method Deaf() bool and returns true there says that the applications of
+// its UDP flows hear of no ICMP error about a probe; they are probed then. Of others a
+// Tracer with a Source cannot know it, and refuses their UDP flows (trace.ReasonRecvErr).
+//
 // ReadBatch and Stats are called from one goroutine of the Tracer; SetReadDeadline
 // and Close are called from any.
 type Source interface {
@@ -38,6 +42,12 @@ type Source interface {
 
 // Sink sends the probes of a Tracer, in place of its packet socket. It is used from
 // one goroutine.
+//
+// A probe of a UDP flow may be damaged on purpose, so that no host takes it in: over IPv4
+// bytes follow the datagram in its packet, over IPv6 it has no checksum. A Sink that cannot
+// send such packets to an address has a method Intact(dst netip.Addr) bool and returns true
+// for it: whole ones go there up to the fence, and what keeps them from the peer's
+// application is the fence alone.
 type Sink interface {
 	// Send puts one whole IP packet, checksums included, on the link of the given
 	// interface, addressed to nextHop: both are as the Source showed them on the

@@ -21,13 +21,12 @@ import (
 	"servicetraceroute/internal/lab/peer"
 )
 
-// loseOne lets a router drop the next TCP acknowledgement to a port that it
-// forwards. In
-// nft(8)'s words:
+// loseOne lets a router drop the next TCP acknowledgement from a port that it
+// forwards. In nft(8)'s words:
 //
 //	chain forward {
 //		type filter hook forward priority filter - 1
-//		tcp flags & (fin|syn|rst|psh|ack) == ack tcp dport PORT limit rate 1/week burst 1 packets drop
+//		tcp flags & (fin|syn|rst|psh|ack) == ack tcp sport PORT limit rate 1/week burst 1 packets drop
 //	}
 func loseOne(router *lab.Node, port uint16) error {
 	return router.Do(func() error {
@@ -46,7 +45,7 @@ func loseOne(router *lab.Node, port uint16) error {
 		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
 			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 2},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
 			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
 			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{0x1f}, Xor: []byte{0}},
@@ -99,14 +98,17 @@ func TestLostThirdACK(t *testing.T) {
 		t.Fatal(err)
 	}
 	// connect is silent for as long as during takes, then wants an echo, and stays for
-	// as long as after takes.
+	// as long as after takes. Each has a port of its own: the last packet of the one before
+	// may be late, and would be the one that is lost.
+	var port uint16 = 20_000
 	connect := func(ipv6 bool, during, after func()) error {
-		if err := loseOne(b.lab.Node("r1"), 4444); err != nil {
+		port++
+		if err := loseOne(b.lab.Node("r1"), port); err != nil {
 			t.Fatal(err)
 		}
 		var c net.Conn
 		err := client.Do(func() (err error) {
-			d := net.Dialer{Timeout: 5 * time.Second, KeepAlive: -1}
+			d := net.Dialer{Timeout: 5 * time.Second, KeepAlive: -1, LocalAddr: &net.TCPAddr{Port: int(port)}}
 			d.SetMultipathTCP(false)
 			c, err = d.DialContext(t.Context(), "tcp", netip.AddrPortFrom(server.Addr(ipv6), 4444).String())
 			return err

@@ -26,6 +26,8 @@ type Tracer struct {
 	cfg     Config
 	log     *slog.Logger
 	source  Source
+	backend string // which one that is
+	reason  string // and why
 	sink    Sink
 	local   *localAddrs
 	owners  *owner.Watcher // nil without Config.Processes
@@ -53,7 +55,8 @@ type Tracer struct {
 	blindTold bool   // in the log
 }
 
-// New opens the packet sockets (or takes the Config's) and starts watching, so that
+// New opens packet sockets and, where it can, eBPF programs in place of the one that
+// captures (or takes the Config's Source and Sink), and starts watching, so that
 // flows that begin from now on are known from their handshake. Privileges may be
 // dropped as soon as it returned, except those that Config.Processes names. The caller
 // must Close it.
@@ -85,22 +88,31 @@ func New(cfg Config) (*Tracer, error) {
 // open makes the descriptors on the calling thread, in whose network namespace
 // they are and stay.
 func open(cfg Config) (*Tracer, error) {
-	source, sink, err := openIO(cfg)
+	o, err := openIO(cfg)
 	if err != nil {
 		return nil, err
 	}
+	source, sink := o.source, o.sink
+	if cfg.Budget == nil {
+		cfg.Budget = NewBudget(cfg.Rate) // who probes beside the engine shares it
+	}
 	t := &Tracer{
-		cfg: cfg, log: cfg.Logger, source: source, sink: sink, local: newLocalAddrs(source),
+		cfg: cfg, log: cfg.Logger, source: source, sink: sink, backend: o.backend, reason: o.reason, local: newLocalAddrs(source),
 		commands: make(chan func(time.Time), 16), closing: make(chan struct{}), done: make(chan struct{}),
 		watches: map[*engine.Watch]*subscription{}, clock: capture.NewClock(),
 	}
 	ec := engine.Config{
 		Rate: cfg.Rate, HopRate: cfg.HopRate, Exclude: cfg.Exclude, Loopback: cfg.Loopback, NoProbe: cfg.NoProbe,
 		Label: cfg.Label, Local: t.local.contains(), InterfaceName: source.InterfaceName, Evidence: cfg.Pcap != nil,
-		NetNS: cfg.NetNS, Budget: cfg.Budget, NoDNS: cfg.NoDNS,
+		NetNS: cfg.NetNS, Budget: cfg.Budget, NoDNS: cfg.NoDNS, Follow: o.follower(cfg),
 	}
-	if _, err := crand.Read(ec.Seed[:]); err != nil {
-		return nil, errors.Join(err, source.Close())
+	if s, ok := sink.(interface{ Intact(dst netip.Addr) bool }); ok {
+		ec.Intact = s.Intact
+	}
+	if ec.Seed = cfg.seed; ec.Seed == [32]byte{} {
+		if _, err := crand.Read(ec.Seed[:]); err != nil {
+			return nil, errors.Join(err, source.Close())
+		}
 	}
 	if err := t.openOwners(); err != nil {
 		err = errors.Join(err, source.Close())
@@ -111,6 +123,7 @@ func open(cfg Config) (*Tracer, error) {
 	}
 	t.openSockets()
 	t.rule = openRule(cfg)
+	ec.Finds = t.finder != nil
 	ec.Tracked, ec.CanDrop = t.sockets != nil && t.sockets.Tracks(), t.rule.readyForwarded
 	now := time.Now()
 	t.engine, t.minute = engine.New(now, ec), now
@@ -154,6 +167,10 @@ func (t *Tracer) Stats() trace.Stats {
 // belongs to the one that began first. Trace and TraceConn come before Watches.
 func (t *Tracer) Watch(ctx context.Context, sel Selection) iter.Seq2[trace.Event, error] {
 	return func(yield func(trace.Event, error) bool) {
+		if err := t.sees(); err != nil {
+			yield(nil, err)
+			return
+		}
 		w, err := sel.watch(ctx, t.cfg)
 		if err != nil && ctx.Err() != nil { // while names were resolved
 			s := t.Stats()
@@ -206,6 +223,9 @@ func (t *Tracer) Watch(ctx context.Context, sel Selection) iter.Seq2[trace.Event
 //
 // When ctx ends the partial trace is returned, and no error.
 func (t *Tracer) Trace(ctx context.Context, flow trace.Flow) (*trace.Trace, error) {
+	if err := t.sees(); err != nil {
+		return nil, err
+	}
 	w, err := flowWatch(flow, t.cfg)
 	if err != nil {
 		return nil, err

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
 	"servicetraceroute"
@@ -365,6 +366,56 @@ func socketOption(conn *net.UDPConn, ipv6 bool, v4, v6, value int) error {
 		}
 	})
 	return errors.Join(err, set)
+}
+
+// A connected socket that asked for no errors hears yet that a firewall refused a datagram;
+// of none about a probe, though.
+func TestUDPRefusedProbes(t *testing.T) {
+	t.Parallel()
+	f := newUDPField(t, chain(6))
+	refuseLowTTL(t, f.lab.Node("r3"))
+	for _, ipv6 := range []bool{false, true} {
+		got, all, before := f.converse(peer.ExchangeConfig{Count: 40, Size: 200, Every: 50 * time.Millisecond}, ipv6, 2)
+		f.undisturbed(all, before)
+		for _, tr := range got.traces {
+			if tr.Stop != trace.StopUnreachable || len(tr.Hops) != 4 {
+				t.Errorf("%s", describe(tr))
+			}
+		}
+		if len(got.traces) != 2 {
+			t.Errorf("%d traces of 2 flows", len(got.traces))
+		}
+	}
+}
+
+// refuseLowTTL lets a router refuse datagrams that will not come far.
+func refuseLowTTL(t *testing.T, router *lab.Node) {
+	t.Helper()
+	err := router.Do(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "low"})
+		chain := c.AddChain(&nftables.Chain{
+			Name: "low", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,
+		})
+		for family, offset := range map[byte]uint32{unix.NFPROTO_IPV4: 8, unix.NFPROTO_IPV6: 7} {
+			c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+				&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{family}},
+				&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
+				&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 1},
+				&expr.Cmp{Op: expr.CmpOpLt, Register: 1, Data: []byte{20}},
+				&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED},
+			}})
+		}
+		return c.Flush()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // While its flow is traced, an application hears of errors about its own datagrams, also

@@ -115,7 +115,7 @@ func (l *liar) run(ctx context.Context, how lie) {
 
 // honest is a probe as it should be, but for its TTL: the destination sees it.
 func (l *liar) honest(f *flow.Flow, n int) wire.TCPSegment {
-	t := &f.TCP
+	t := f.TCP
 	return wire.TCPSegment{TCPProbe: wire.TCPProbe{
 		Src: f.Key.Src, Dst: f.Key.Dst, TTL: l.mine, TOS: t.Newest.TOS &^ 3, FlowLabel: t.Newest.FlowLabel, ID: uint16(n%65535 + 1),
 		Seq: t.Una - 1 - uint32(n%64), Ack: t.Newest.Ack, Flags: wire.ACK, Window: t.Newest.Window,

@@ -28,24 +28,25 @@ mutation() {
   read -r _ _ pkg test < <(grep -m1 '^must fail:' "$patch")
   cd "$dir/busy/$copy"
   if ! git apply <"$patch"; then
-    echo "mutate: $name does not apply any more"
-    return 1
+    echo "BROKEN $name does not apply any more"
+    verdict=broken
+  else
+    if out=$(go test -count=1 -run "^$test\$" "$pkg" 2>&1); then
+      echo "SURVIVED $name: $test passes"
+      verdict=survived
+    elif ! grep -q -- "--- FAIL: $test" <<<"$out" && ! grep -q 'panic' <<<"$out"; then
+      echo "BROKEN $name does not build:"; echo "$out"
+      verdict=broken
+    fi
+    git apply -R <"$patch"
   fi
-  if out=$(go test -count=1 -run "^$test\$" "$pkg" 2>&1); then
-    echo "SURVIVED $name: $test passes"
-    verdict=survived
-  elif ! grep -q -- "--- FAIL: $test" <<<"$out" && ! grep -q 'panic' <<<"$out"; then
-    echo "mutate: $name does not build:"; echo "$out"
-    return 1
-  fi
-  git apply -R <"$patch"
   cd - >/dev/null
   mv "$dir/busy/$copy" "$dir/free/"
   touch "$dir/$verdict/$name"
 }
 export -f mutation
 
-mkdir "$dir"/free "$dir"/busy "$dir"/killed "$dir"/survived
+mkdir "$dir"/free "$dir"/busy "$dir"/killed "$dir"/survived "$dir"/broken
 for copy in $(seq "$(nproc)"); do
   mkdir "$dir/free/$copy"
   git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$dir/free/$copy" 2>/dev/null || true
@@ -54,6 +55,6 @@ for patch in mutate/*.patch; do
   name=$(basename "$patch" .patch)
   if [ $# -eq 0 ] || [[ " $* " == *" $name "* ]]; then echo "$name"; fi
 done | xargs -P "$(nproc)" -I NAME bash -c 'set -e; mutation NAME || exit 255'
-survived=$(ls "$dir/survived" | wc -l) killed=$(ls "$dir/killed" | wc -l)
-echo "$killed mutations noticed, $survived survived"
-[ "$survived" -eq 0 ] && [ "$killed" -gt 0 ]
+survived=$(ls "$dir/survived" | wc -l) killed=$(ls "$dir/killed" | wc -l) broken=$(ls "$dir/broken" | wc -l)
+echo "$killed mutations noticed, $survived survived, $broken broken"
+[ "$survived" -eq 0 ] && [ "$broken" -eq 0 ] && [ "$killed" -gt 0 ]

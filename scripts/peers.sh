@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests against programs that others wrote (nginx, curl, dig, scamper, tshark, python3, zsh, fish), installed if missing.
+# Tests against programs that others wrote (nginx, curl, dig, other traceroutes, tshark, python3, zsh, fish), installed if missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 missing=
@@ -11,6 +11,10 @@ curl curl
 dig bind9-dnsutils
 scamper scamper
 sc_warts2json scamper
+traceroute traceroute
+tcptraceroute tcptraceroute
+mtr mtr-tiny
+dublin-traceroute dublin-traceroute
 tshark tshark
 python3 python3
 zsh zsh

@@ -116,12 +116,13 @@ const (
 	PacketTooBig
 	TCPAck
 	TCPRst
+	EchoReply // to a sibling's ping
 )
 
 var replyKindWords = []string{
 	TimeExceeded: "time-exceeded", NetUnreachable: "net-unreachable", HostUnreachable: "host-unreachable",
 	PortUnreachable: "port-unreachable", AdminProhibited: "admin-prohibited", Unreachable: "unreachable",
-	PacketTooBig: "packet-too-big", TCPAck: "tcp-ack", TCPRst: "tcp-rst",
+	PacketTooBig: "packet-too-big", TCPAck: "tcp-ack", TCPRst: "tcp-rst", EchoReply: "echo-reply",
 }
 
 // Stop says why a trace ended. The zero value is invalid.

@@ -118,6 +118,12 @@ type FlowStats struct {
 	Live    uint64 `json:"live"`
 	Matched uint64 `json:"matched"`
 	Evicted uint64 `json:"evicted"` // dropped because the table was full
+	// Withheld counts packets of new flows that were not shown since too many flows began at
+	// once; their SYNs were. Of the back end ebpf alone.
+	Withheld uint64 `json:"withheld,omitempty"`
+	// Brief counts flows of which, since very many began, only what tells whose they are was
+	// shown at first. Of the back end ebpf alone.
+	Brief uint64 `json:"brief,omitempty"`
 }
 
 // TraceStats count traces.
@@ -125,6 +131,9 @@ type TraceStats struct {
 	Started uint64          `json:"started"`
 	Done    uint64          `json:"done"`
 	ByStop  map[Stop]uint64 `json:"by_stop"` // never nil in a record
+	// Unfollowed are the times that the path of a flow which is traced again was not confirmed
+	// between two traces, since those of too many others were.
+	Unfollowed uint64 `json:"unfollowed,omitempty"`
 }
 
 // ProbeStats count probes.

@@ -135,9 +135,9 @@ func (f *Flow) UnmarshalJSON(b []byte) error {
 	return err
 }
 
-// reason is written of what was not done only.
-func reason(r Reason, not bool) *Reason {
-	if r == 0 || !not {
+// reason is written only beside a word that says that something was not done.
+func reason(r Reason, undone bool) *Reason {
+	if r == 0 || !undone {
 		return nil
 	}
 	return &r
@@ -206,11 +206,18 @@ type observedJSON struct {
 	Retransmits int      `json:"retransmits"`
 	BytesIn     uint64   `json:"bytes_in"`
 	BytesOut    uint64   `json:"bytes_out"`
+	RTTMin      *float64 `json:"rtt_min_ms,omitempty"`
+	In          *Health  `json:"in,omitempty"`
+	Out         *Health  `json:"out,omitempty"`
 }
 
 // MarshalJSON writes what was observed; rtt_ms is null when it is not known.
 func (o Observed) MarshalJSON() ([]byte, error) {
-	return json.Marshal(observedJSON{ms(o.RTT), o.Retransmits, o.BytesIn, o.BytesOut})
+	j := observedJSON{ms(o.RTT), o.Retransmits, o.BytesIn, o.BytesOut, nil, o.In, o.Out}
+	if o.RTTMin > 0 {
+		j.RTTMin = ms(o.RTTMin)
+	}
+	return json.Marshal(j)
 }
 
 // UnmarshalJSON reads what was observed.
@@ -219,7 +226,10 @@ func (o *Observed) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &j); err != nil {
 		return err
 	}
-	*o = Observed{fromMS(j.RTT), j.Retransmits, j.BytesIn, j.BytesOut}
+	*o = Observed{fromMS(j.RTT), j.Retransmits, j.BytesIn, j.BytesOut, 0, j.In, j.Out}
+	if j.RTTMin != nil {
+		o.RTTMin = fromMS(j.RTTMin)
+	}
 	return nil
 }
 
@@ -243,6 +253,7 @@ type traceJSON struct {
 	PathID      string       `json:"path_id"`
 	Observed    Observed     `json:"observed"`
 	Impact      Impact       `json:"impact"`
+	Trigger     string       `json:"trigger,omitempty"`
 }
 
 // MarshalJSON writes a trace record; its hops are never null, path_id only names
@@ -255,7 +266,7 @@ func (t *Trace) MarshalJSON() ([]byte, error) {
 	return json.Marshal(traceJSON{
 		wrap("trace", time.Time{}), t.ID, t.Label, t.Start.UTC(), t.End.UTC(), t.Algorithm, t.Flow, t.Service, t.Process,
 		list(t.Hops), t.Reached, t.Stop, reason(t.Reason, t.Stop == StopRefused), t.Destination, t.Complete, t.Mixed, id,
-		t.Observed, t.Impact,
+		t.Observed, t.Impact, t.Trigger,
 	})
 }
 
@@ -269,7 +280,7 @@ func (t *Trace) UnmarshalJSON(b []byte) error {
 	*t = Trace{
 		ID: j.ID, Label: j.Label, Start: j.Start, End: j.End, Algorithm: j.Algorithm, Flow: j.Flow, Service: j.Service,
 		Process: j.Process, Hops: j.Hops, Reached: j.Reached, Stop: j.Stop, Destination: j.Destination,
-		Complete: j.Complete, Mixed: j.Mixed, PathID: j.PathID, Observed: j.Observed, Impact: j.Impact,
+		Complete: j.Complete, Mixed: j.Mixed, PathID: j.PathID, Observed: j.Observed, Impact: j.Impact, Trigger: j.Trigger,
 	}
 	if j.Reason != nil {
 		t.Reason = *j.Reason

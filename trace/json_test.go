@@ -37,7 +37,10 @@ func samples() []Event {
 				{TTL: 2, Sent: 3, Deferred: 1, Limited: true, Replies: []Reply{}},
 			},
 			Reached: true, Stop: StopDestination, Destination: &Destination{6, 11800 * time.Microsecond, DestinationByAck},
-			Complete: true, PathID: "0011223344556677", Observed: Observed{RTT: 12100 * time.Microsecond, BytesIn: 1, BytesOut: 2},
+			Complete: true, PathID: "0011223344556677", Observed: Observed{
+				RTT: 12100 * time.Microsecond, BytesIn: 1, BytesOut: 2, RTTMin: 11 * time.Millisecond,
+				In: &Health{1, 2, 3, 4, 5}, Out: &Health{6, 7, 8, 9, 10},
+			}, Trigger: "rtt_factor > 3",
 			Impact: Impact{Retransmits: 1, DupAcks: 2, RSTs: 3, Aborted: true},
 		},
 		&Flow{Tuple: tuple, Time: at, Label: "l", Service: service, Process: process, State: FlowRefused, Reason: ReasonMD5},
@@ -51,7 +54,7 @@ func samples() []Event {
 		},
 		&Stats{
 			Time: at, Uptime: time.Minute, Backend: "afpacket", Reason: "r", Packets: PacketStats{1, 2, 3},
-			Flows: FlowStats{4, 5, 6}, Traces: TraceStats{7, 8, map[Stop]uint64{StopDestination: 8}},
+			Flows: FlowStats{4, 5, 6, 21, 23}, Traces: TraceStats{7, 8, map[Stop]uint64{StopDestination: 8}, 22},
 			Records: &RecordStats{18},
 			Probes:  ProbeStats{9, 10, 11, 12, 13, 19}, Replies: ReplyStats{14, 15, 16, 17, 20},
 		},

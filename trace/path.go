@@ -10,12 +10,12 @@ import (
 
 // PathID names a path: the first 16 hex digits of SHA-256 over "ttl=addr" joined
 // by commas, from TTL 1 to last, with the lowest answering address of each TTL
-// and "*" for a silent one. hops are ordered by TTL and need not be complete.
+// and "*" for a silent one. Replies with SharedFrom do not count. hops are ordered by TTL and need not be complete.
 func PathID(hops []Hop, last int) string {
 	lowest := map[int]netip.Addr{}
 	for _, h := range hops {
 		for _, r := range h.Replies {
-			if a, ok := lowest[h.TTL]; !ok || r.Addr.Less(a) {
+			if a, ok := lowest[h.TTL]; r.SharedFrom == "" && (!ok || r.Addr.Less(a)) {
 				lowest[h.TTL] = r.Addr
 			}
 		}

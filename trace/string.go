@@ -6,7 +6,8 @@ import (
 )
 
 // String describes the trace in one line, for logs: the flow, what answered at each
-// TTL ("*" is silence, "/" stands between several), and why it stopped.
+// TTL ("*" is silence, "/" stands between several, "(shared)" behind what another trace
+// measured), and why it stopped.
 //
 //	tcp 192.0.2.1:40510 > 203.0.113.7:443: 1 192.0.2.2, 2 *, 3 203.0.113.7 (destination, complete)
 func (t *Trace) String() string {
@@ -39,7 +40,11 @@ func (h Hop) addrs() string {
 	var all []string
 	seen := map[string]bool{}
 	for _, r := range h.Replies {
-		if a := r.Addr.String(); !seen[a] {
+		a := r.Addr.String()
+		if r.SharedFrom != "" {
+			a += " (shared)"
+		}
+		if !seen[a] {
 			seen[a] = true
 			all = append(all, a)
 		}

@@ -25,6 +25,7 @@ type Trace struct {
 	PathID      string // only when Complete
 	Observed    Observed
 	Impact      Impact
+	Trigger     string // the expression over the flow's health that began it; empty: none did
 }
 
 // Hop is all that answered at one TTL.
@@ -38,16 +39,18 @@ type Hop struct {
 
 // Reply is one answer to one probe.
 type Reply struct {
-	Addr       netip.Addr
-	RTT        time.Duration // from kernel timestamps on both sides
-	Kind       ReplyKind
-	ReplyTTL   int    // TTL or hop limit with which the reply arrived
-	Name       string // reverse DNS, if asked for
-	ASN        uint32 // 0 when unknown
-	MPLS       []Label
-	Changes    []FindingKind
-	Late       bool   // it came after the probe's timeout
-	SharedFrom string // the trace that measured it, if not this one
+	Addr     netip.Addr
+	RTT      time.Duration // from kernel timestamps on both sides
+	Kind     ReplyKind
+	ReplyTTL int    // TTL or hop limit with which the reply arrived
+	Name     string // reverse DNS, if asked for
+	ASN      uint32 // 0 when unknown
+	MPLS     []Label
+	Changes  []FindingKind
+	Late     bool // it came after the probe's timeout
+	// SharedFrom is the id of the trace that measured it, if that is not this one: another
+	// flow's, and so is the RTT. The hop's Sent is 0 then, and the trace not Complete.
+	SharedFrom string
 	// Exchange is not part of the JSON form: nil in records that were read.
 	Exchange *Exchange
 }
@@ -69,6 +72,9 @@ type Exchange struct {
 	MTU                uint32 // of packet-too-big
 	QuoteTTL, QuoteTOS uint8
 	QuoteLen           int
+	QuoteShort         bool         // it ends before all of the transport header was quoted
+	Quoted             *Quoted      // nil: what was quoted is as it was sent, but for TTL and TOS
+	Interfaces         []*Interface // of the router (RFC 5837)
 }
 
 // Label is one entry of an MPLS label stack (RFC 4950).
@@ -93,6 +99,19 @@ type Observed struct {
 	Retransmits int           // retransmitted segments of both sides
 	BytesIn     uint64        // payload bytes from the peer since the flow was first seen
 	BytesOut    uint64        // payload bytes to the peer
+	RTTMin      time.Duration // the least; 0 when not known
+	// In and Out are what the peer and the local end sent, as far as the capture saw it since
+	// the flow was selected; nil where that is not known, as of UDP.
+	In, Out *Health
+}
+
+// Health counts how one direction of a TCP flow did.
+type Health struct {
+	Retransmits int   `json:"retransmits"`
+	DupAcks     int   `json:"dup_acks"`     // acknowledgements repeated while data was under way
+	OutOfOrder  int   `json:"out_of_order"` // segments behind later ones that were no retransmissions
+	ZeroWindows int   `json:"zero_windows"` // how often the sender of this direction closed its window
+	Goodput     int64 `json:"goodput_bps"`  // bit/s over the last ten seconds, each byte counted once
 }
 
 // Impact counts what happened to the flow within one round trip of a probe that

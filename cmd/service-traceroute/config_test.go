@@ -72,13 +72,14 @@ func FuzzConfig(f *testing.F) {
 func TestConfigServices(t *testing.T) {
 	f, _, err := configured(t, `
 services:
-  netflix: {every: 1m, max-ttl: 20, per: destination, border: [192.0.2.1], udp-probe: auto, flow-timeout: 0s, max-silent: 0}
+  netflix: {every: 1m, max-ttl: 20, per: destination, border: [192.0.2.1], udp-probe: auto, flow-timeout: 0s, max-silent: 0, after-close: false, share: true}
   192.0.2.1: {start-on: payload}
   Zoom: {}
 host: 192.0.2.1
 max-ttl: 30
 probes: 2
 udp-probe: "off"
+after-close: true
 flow-timeout: 1m
 every: once
 border: 198.51.100.1
@@ -95,13 +96,14 @@ retrace: 1h
 		Params: servicetraceroute.Params{
 			Algorithm: trace.Adaptive, FirstTTL: 1, MaxTTL: 30, Probes: 5, Timeout: 3 * time.Second, ProbeInterval: 20 * time.Millisecond,
 			TTLInterval: time.Millisecond, MaxSilent: 5, Borders: []netip.Prefix{netip.MustParsePrefix("198.51.100.1/32")},
-			FlowTimeout: time.Minute, UDPProbe: servicetraceroute.UDPOff,
+			FlowTimeout: time.Minute, UDPProbe: servicetraceroute.UDPOff, AfterClose: true,
 		},
 		Every: -1, Retrace: time.Hour,
 	}
 	netflix, host := all, all
 	netflix.Every, netflix.Per, netflix.Params.MaxTTL, netflix.Params.MaxSilent = time.Minute, servicetraceroute.PerDestination, 20, -1
 	netflix.Params.Borders, netflix.Params.FlowTimeout, netflix.Params.UDPProbe = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}, 0, servicetraceroute.UDPAuto
+	netflix.Params.AfterClose, netflix.Params.Share = false, true
 	host.OnPayload = true
 	got := servicetraceroute.Policy{Params: sel.Params, Every: sel.Every, Retrace: sel.Retrace, Per: sel.Per, OnPayload: sel.OnPayload}
 	if !reflect.DeepEqual(got, all) {
@@ -113,6 +115,21 @@ retrace: 1h
 	f.report(sel)
 	if p := f.reported.ServiceParams; p["netflix"].MaxTTL != 20 || !p["192.0.2.1"].PayloadOnly || f.reported.Params.MaxTTL != 30 {
 		t.Errorf("%+v", f.reported)
+	}
+}
+
+// A service can do without the expression that holds for all, and then without its pause.
+func TestConfigWithoutWhen(t *testing.T) {
+	f, _, err := configured(t, "service: netflix\nwhen: stalled_ms > 7\ncool-down: 7s\nservices: {netflix: {when: ''}}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sel, err := f.selection()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := sel.Policies["netflix"]; p.When != "" || p.CoolDown != 0 || sel.When != "stalled_ms > 7" || sel.CoolDown != 7*time.Second {
+		t.Errorf("%+v, %q, %v", p, sel.When, sel.CoolDown)
 	}
 }
 

@@ -34,6 +34,8 @@ How:        --algorithm packet-by-packet|hop-by-hop|concurrent|adaptive
 Limits:     --duration 30s  --rate 1000 probes/s  --hop-rate 200 per router
 Output:     --output text|json|reference|scamper  -o FILE  --privacy  -v
             --pcap FILE  --config FILE      All, explained: dial --help-all
+Without privileges: --backend sock: TCP SYN by SYN before the data, QUIC by the
+            connection's own socket
 
 Examples:
   service-traceroute dial www.example.com
@@ -45,12 +47,17 @@ Examples:
 // connectTimeout bounds the connection and, once more, its TLS handshake.
 const connectTimeout = 10 * time.Second
 
+// keepalives are the kernel's: they show our numbers when the connection is idle, and make
+// the peer speak, without which no probe may reach it.
+var keepalives = net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second}
+
 // dialFlags are the flags of dial as the user wrote them.
 type dialFlags struct {
 	probeFlags
 	resultFlags
 	configuration
 	plain, quic, request, insecure, v4, v6 bool
+	ordered                                bool // --algorithm was given
 	sni                                    string
 	duration                               time.Duration
 }
@@ -68,6 +75,7 @@ func newDialCommand() *cobra.Command {
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			f.ordered = cmd.Flags().Changed("algorithm")
 			return f.run(cmd.Context(), args[0], cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -80,6 +88,7 @@ func newDialCommand() *cobra.Command {
 	fl.BoolVarP(&f.v4, "ipv4", "4", false, "only IPv4")
 	fl.BoolVarP(&f.v6, "ipv6", "6", false, "only IPv6")
 	fl.DurationVar(&f.duration, "duration", 30*time.Second, "end after so long with what was found; 0: no limit")
+	f.probeFlags.connects = true
 	f.probeFlags.declare(cmd)
 	f.resultFlags.declare(cmd)
 	helpText(cmd, dialHelp)
@@ -128,6 +137,9 @@ func (f *dialFlags) config(stderr io.Writer) (cfg servicetraceroute.Config, err 
 	if err := f.probeFlags.apply(&cfg); err != nil {
 		return cfg, err
 	}
+	if err := f.checkSock(cfg); err != nil {
+		return cfg, err
+	}
 	return cfg, f.resultFlags.apply(&cfg, stderr)
 }
 
@@ -149,9 +161,13 @@ func (f *dialFlags) run(ctx context.Context, where string, stdout, stderr io.Wri
 	if err != nil {
 		return err
 	}
-	tracer, err := servicetraceroute.New(cfg)
+	tracer, reason, err := f.tracer(cfg)
 	if err != nil {
-		return openFailed(err)
+		return err
+	}
+	if tracer == nil {
+		d := &sockDial{dialFlags: f, cfg: cfg, reason: reason, to: to, stderr: stderr}
+		return d.run(ctx, stdout)
 	}
 	defer func() { err = packets.end(err, tracer.Close()) }()
 	if err := packets.open(ctx, stdout, stderr); err != nil {
@@ -208,7 +224,7 @@ func (f *dialFlags) run(ctx context.Context, where string, stdout, stderr io.Wri
 // has ended, the end of the connection is in a hurry.
 func (f *dialFlags) connect(ctx, user context.Context, to target) (*dialed, error) {
 	if f.quic {
-		return f.connectQUIC(ctx, to)
+		return f.connectQUIC(ctx, to, openDatagrams)
 	}
 	network := "tcp"
 	switch {
@@ -217,15 +233,17 @@ func (f *dialFlags) connect(ctx, user context.Context, to target) (*dialed, erro
 	case f.v6:
 		network = "tcp6"
 	}
-	// The kernel's keepalives show our numbers when the connection is idle, and make
-	// the peer speak, without which no probe may reach it.
-	d := net.Dialer{Timeout: connectTimeout, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second}}
+	d := net.Dialer{Timeout: connectTimeout, KeepAliveConfig: keepalives}
 	start := time.Now()
 	conn, err := d.DialContext(ctx, network, to.String())
 	if err != nil {
 		return nil, connectFailed(err)
 	}
-	tcp := newCourteous(user, conn.(*net.TCPConn))
+	return f.secure(ctx, newCourteous(user, conn.(*net.TCPConn)), to, start)
+}
+
+// secure makes of a connection what was asked for: with TLS, or as it is.
+func (f *dialFlags) secure(ctx context.Context, tcp *courteous, to target, start time.Time) (*dialed, error) {
 	c := &dialed{conn: tcp, to: to, plain: f.plain, got: make(chan struct{}), asked: f.request}
 	if f.plain {
 		c.took = time.Since(start)

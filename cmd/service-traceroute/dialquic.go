@@ -24,12 +24,22 @@ const keepAliveQUIC = time.Second
 type quicConn struct {
 	*quic.Conn
 	transport *quic.Transport
-	socket    *datagrams
+	socket    carrier
 }
+
+// carrier is a connected UDP socket as quic-go takes one.
+type carrier interface {
+	net.PacketConn
+	carried() net.Conn // what a Tracer traces
+	stand()            // the connection stands: from now on ICMP is hearsay
+}
+
+// openCarrier connects such a socket.
+type openCarrier func(addr netip.AddrPort) (carrier, error)
 
 // connectQUIC opens a connection as an HTTP/3 client does, to the first of the target's
 // addresses that answers.
-func (f *dialFlags) connectQUIC(ctx context.Context, to target) (*dialed, error) {
+func (f *dialFlags) connectQUIC(ctx context.Context, to target, open openCarrier) (*dialed, error) {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
@@ -56,10 +66,10 @@ func (f *dialFlags) connectQUIC(ctx context.Context, to target) (*dialed, error)
 		// Each has its share of what is left.
 		end, _ := ctx.Deadline()
 		share, cancel := context.WithTimeout(ctx, time.Until(end)/time.Duration(len(addrs)-i))
-		q, err := f.handshakeQUIC(share, netip.AddrPortFrom(addr.Unmap(), uint16(port)), to)
+		q, err := f.handshakeQUIC(share, netip.AddrPortFrom(addr.Unmap(), uint16(port)), to, open)
 		cancel()
 		if err == nil {
-			return &dialed{conn: q.socket.conn, quic: q, to: to, got: make(chan struct{}), asked: f.request, took: time.Since(start)}, nil
+			return &dialed{conn: q.socket.carried(), quic: q, to: to, got: make(chan struct{}), asked: f.request, took: time.Since(start)}, nil
 		}
 		if first == nil {
 			first = err
@@ -69,19 +79,18 @@ func (f *dialFlags) connectQUIC(ctx context.Context, to target) (*dialed, error)
 }
 
 // handshakeQUIC connects to one address.
-func (f *dialFlags) handshakeQUIC(ctx context.Context, addr netip.AddrPort, to target) (*quicConn, error) {
-	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(addr))
+func (f *dialFlags) handshakeQUIC(ctx context.Context, addr netip.AddrPort, to target, open openCarrier) (*quicConn, error) {
+	socket, err := open(addr)
 	if err != nil {
 		return nil, err
 	}
-	q := &quicConn{socket: &datagrams{conn: conn}}
-	q.transport = &quic.Transport{Conn: q.socket}
-	q.Conn, err = q.transport.Dial(ctx, conn.RemoteAddr(), &tls.Config{
+	q := &quicConn{socket: socket, transport: &quic.Transport{Conn: socket}}
+	q.Conn, err = q.transport.Dial(ctx, socket.carried().RemoteAddr(), &tls.Config{
 		ServerName: f.serverName(to), NextProtos: []string{http3.NextProtoH3}, InsecureSkipVerify: f.insecure,
 	}, &quic.Config{KeepAlivePeriod: keepAliveQUIC, HandshakeIdleTimeout: connectTimeout, DisablePathMTUDiscovery: true})
 	if err != nil {
 		_ = q.transport.Close()
-		_ = conn.Close()
+		_ = socket.Close()
 		var errno syscall.Errno
 		switch {
 		case errors.As(err, &errno):
@@ -91,7 +100,7 @@ func (f *dialFlags) handshakeQUIC(ctx context.Context, addr netip.AddrPort, to t
 		}
 		return nil, fmt.Errorf("dial quic %v: %w", addr, err)
 	}
-	q.socket.standing.Store(true)
+	socket.stand()
 	return q, nil
 }
 
@@ -99,7 +108,7 @@ func (f *dialFlags) handshakeQUIC(ctx context.Context, addr netip.AddrPort, to t
 func (q *quicConn) close() {
 	_ = q.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "")
 	_ = q.transport.Close()
-	_ = q.socket.conn.Close()
+	_ = q.socket.Close()
 }
 
 func quicFailed(err error) error {
@@ -130,6 +139,19 @@ type datagrams struct {
 	conn     *net.UDPConn
 	standing atomic.Bool
 }
+
+// openDatagrams connects one.
+func openDatagrams(addr netip.AddrPort) (carrier, error) {
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(addr))
+	if err != nil {
+		return nil, err
+	}
+	return &datagrams{conn: conn}, nil
+}
+
+func (d *datagrams) carried() net.Conn { return d.conn }
+
+func (d *datagrams) stand() { d.standing.Store(true) }
 
 // ReadFrom implements net.PacketConn.
 func (d *datagrams) ReadFrom(b []byte) (int, net.Addr, error) {

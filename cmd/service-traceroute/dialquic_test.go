@@ -70,7 +70,7 @@ func TestQUICRefused(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), connectTimeout)
 	defer cancel()
 	f := &dialFlags{insecure: true}
-	q, err := f.handshakeQUIC(ctx, netip.AddrPortFrom(to.Addr().Unmap(), to.Port()), target{"localhost", "443"})
+	q, err := f.handshakeQUIC(ctx, netip.AddrPortFrom(to.Addr().Unmap(), to.Port()), target{"localhost", "443"}, openDatagrams)
 	if q != nil || !errors.Is(err, syscall.ECONNREFUSED) || !refused(err) {
 		t.Errorf("%v", err)
 	}
@@ -104,7 +104,7 @@ func TestQUICClose(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), connectTimeout)
 	defer cancel()
 	f := &dialFlags{insecure: true}
-	q, err := f.handshakeQUIC(ctx, l.Addr().(*net.UDPAddr).AddrPort(), target{"localhost", "443"})
+	q, err := f.handshakeQUIC(ctx, l.Addr().(*net.UDPAddr).AddrPort(), target{"localhost", "443"}, openDatagrams)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,6 +26,8 @@ type traceFlags struct {
 	hosts, match, ports, protos, interfaces, directions []string
 	v4, v6, noProbe, noDNS                              bool
 	duration, idle, stopNew                             time.Duration
+
+	beside func(watcher) (watcher, error) // what compare puts around the tracer; nil: nothing
 }
 
 // declare defines the flags and their completion.
@@ -142,6 +144,7 @@ func (f *traceFlags) selection() (sel servicetraceroute.Selection, err error) {
 		return sel, err
 	}
 	sel.Params, sel.Every, sel.Retrace, sel.Per, sel.OnPayload = p.Params, p.Every, p.Retrace, p.Per, p.OnPayload
+	sel.When, sel.CoolDown = p.When, p.CoolDown
 	if sel.Policies, err = f.policies(); err != nil {
 		return sel, err
 	}

@@ -74,6 +74,9 @@ func openFleet(cfg servicetraceroute.Config, stderr io.Writer) (*fleet, error) {
 		return nil, &netns.AccessError{Where: everyNetns, Err: errNoAdmin}
 	}
 	cfg.RingBytes, cfg.Budget = fleetRing, servicetraceroute.NewBudget(cfg.Rate)
+	if cfg.Backend == servicetraceroute.BackendAuto {
+		cfg.Backend = servicetraceroute.BackendAFPacket // of many namespaces each would take a table and a ring of its own
+	}
 	f := &fleet{
 		cfg: cfg, stderr: stderr, own: own, untold: map[netns.ID]bool{}, members: map[netns.ID]*member{},
 		started: time.Now(), ended: trace.Stats{Traces: trace.TraceStats{ByStop: map[trace.Stop]uint64{}}},

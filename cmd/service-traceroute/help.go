@@ -6,7 +6,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-const helpHelp = `Show the help of a command, or all flags with their meaning and default.
+const helpHelp = `Show the help of a command, or the flags of trace and their defaults.
 
 Usage:
   service-traceroute help [COMMAND]

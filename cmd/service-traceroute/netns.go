@@ -79,6 +79,7 @@ func (f *netnsFlags) tracer(cfg servicetraceroute.Config, stderr io.Writer) (wat
 		}
 		return fleet, nil
 	}
+	oneProcessor()
 	t, err := servicetraceroute.New(cfg)
 	if err != nil {
 		return nil, f.refused(err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,12 +13,15 @@ import (
 	"servicetraceroute"
 	"servicetraceroute/internal/catalogue"
 	"servicetraceroute/internal/spell"
+	"servicetraceroute/internal/trigger"
 )
 
 // whenFlags say when and for what there is a trace.
 type whenFlags struct {
 	every, per, startOn string
-	retrace             time.Duration
+	retrace, coolDown   time.Duration
+	when                string
+	share               bool
 }
 
 // declare defines the flags.
@@ -25,7 +29,10 @@ func (f *whenFlags) declare(fl *pflag.FlagSet) {
 	fl.StringVar(&f.per, "per", "flow", "one trace for each `KEY`: flow, destination (address) or port (address and port)")
 	fl.StringVar(&f.every, "every", "10m", "least time between two traces of one key, or \"once\"")
 	fl.StringVar(&f.startOn, "start-on", "any", "begin a trace with `any` packet of its flow, or with payload")
-	fl.DurationVar(&f.retrace, "retrace", 0, "trace a live flow again after so long; 0: no")
+	fl.DurationVar(&f.retrace, "retrace", 0, "trace a live flow again after so long, at once when its path changes; 0: no")
+	fl.StringVar(&f.when, "when", "", "trace a TCP flow when `EXPR` over its health becomes true, not at its beginning (docs/when.md)")
+	fl.DurationVar(&f.coolDown, "cool-down", 0, "least time between two traces of a flow by --when; 0: 1m")
+	fl.BoolVar(&f.share, "share", false, "leave out near hops that other flows saw, and show theirs (TCP; marked, never complete)")
 }
 
 // read checks the flags and puts them into a policy.
@@ -40,7 +47,10 @@ func (f *whenFlags) read(p *servicetraceroute.Policy) error {
 	if err := notNegative("retrace", f.retrace); err != nil {
 		return err
 	}
-	p.Retrace = f.retrace
+	p.Retrace, p.Params.Share = f.retrace, f.share
+	if err := f.readTrigger(p); err != nil {
+		return err
+	}
 	if f.every == "once" {
 		p.Every = -1
 		return nil
@@ -50,6 +60,25 @@ func (f *whenFlags) read(p *servicetraceroute.Policy) error {
 		return usage(fmt.Errorf("--every: %q is neither a duration nor \"once\"", f.every), "for example --every 10m")
 	}
 	p.Every = d
+	return nil
+}
+
+// readTrigger checks what begins traces.
+func (f *whenFlags) readTrigger(p *servicetraceroute.Policy) error {
+	if err := notNegative("cool-down", f.coolDown); err != nil {
+		return err
+	}
+	if f.coolDown > 0 && f.when == "" {
+		return usage(errors.New("--cool-down is without --when"), "for example --when 'retransmits >= 5' --cool-down 30s")
+	}
+	p.When, p.CoolDown = f.when, f.coolDown
+	if f.when == "" {
+		return nil
+	}
+	var wrong *trigger.Error
+	if _, err := trigger.Compile(f.when); errors.As(err, &wrong) {
+		return usage(fmt.Errorf("--when: %w", err), wrong.Hint)
+	}
 	return nil
 }
 
@@ -130,6 +159,9 @@ func (f *configFile) policy(all *pflag.FlagSet, name string, settings *yaml.Node
 			return own, err
 		}
 		part.set[flag.Name] = setting{key.Line, resolve(value).Content}
+	}
+	if _, pause := part.set["cool-down"]; flags.when == "" && !pause {
+		flags.coolDown = 0 // inherited from an expression that this service has not
 	}
 	p, err := flags.policy()
 	if err != nil {

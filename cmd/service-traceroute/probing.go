@@ -30,12 +30,13 @@ type probeFlags struct {
 	rate, hopRate         int
 	loopback              bool
 	backend               string
+	connects              bool // the flow is one of our own making
 }
 
 var algorithms = []string{"packet-by-packet", "hop-by-hop", "concurrent", "adaptive"}
 
-// backends are the words of --backend; this version has one of them, and what chooses it.
-var backends = []string{"auto", "afpacket", "ebpf", "sock"}
+// backends are the words of --backend; the last one is for flows of our own making.
+var backends = []string{"auto", "ebpf", "afpacket", "sock"}
 
 var udpProbes = []string{"off", "auto", "always"}
 
@@ -52,6 +53,7 @@ func (f *paramFlags) declare(fl *pflag.FlagSet) {
 	fl.StringArrayVar(&f.borders, "border", nil, "stop at an answer from this address or `PREFIX` (repeat)")
 	fl.StringArrayVar(&f.borderFile, "border-file", nil, "`FILE` of borders, one a line")
 	fl.DurationVar(&f.params.FlowTimeout, "flow-timeout", 0, "end the trace of a flow silent for so long; 0: no, of UDP after 60s")
+	fl.BoolVar(&f.params.AfterClose, "after-close", false, "go on in a TCP flow that was closed, up to a minute, short of its destination")
 	fl.StringVar(&f.udpProbe, "udp-probe", "auto", "probe UDP flows: off, auto (QUIC and streams), always")
 }
 
@@ -64,10 +66,22 @@ func (f *probeFlags) declare(cmd *cobra.Command) {
 	fl.StringArrayVar(&f.excludes, "exclude", nil, "never probe this address or `PREFIX` (repeat)")
 	fl.StringArrayVar(&f.excludeFile, "exclude-file", nil, "`FILE` of addresses and prefixes never probed, one a line")
 	fl.BoolVar(&f.loopback, "loopback", false, "also probe flows that end on this host")
-	fl.StringVar(&f.backend, "backend", "auto", "how packets are seen and sent: auto, afpacket (packet sockets)")
-	completeWith(cmd, "backend", backends[:2])
+	about := "how packets are seen: auto, ebpf, afpacket (packet sockets)"
+	if f.connects {
+		about += ", sock (not at all: by the connection's own socket, without privileges)"
+	}
+	fl.StringVar(&f.backend, "backend", "auto", about)
+	completeWith(cmd, "backend", f.backends())
 	completeWith(cmd, "algorithm", algorithms)
 	completeWith(cmd, "udp-probe", udpProbes)
+}
+
+// backends are those that this command can have.
+func (f *probeFlags) backends() []string {
+	if f.connects {
+		return backends
+	}
+	return backends[:3]
 }
 
 // completeWith gives a flag the words that a shell completes it with.
@@ -82,9 +96,13 @@ func completeWith(cmd *cobra.Command, flag string, words []string) {
 func (f *probeFlags) apply(cfg *servicetraceroute.Config) (err error) {
 	switch {
 	case !slices.Contains(backends, f.backend):
-		return usage(fmt.Errorf("--backend: unknown %q", f.backend), "auto or afpacket")
-	case !slices.Contains(backends[:2], f.backend):
-		return usage(fmt.Errorf("--backend %s: this version does not have it", f.backend), "packet sockets do the same: --backend afpacket, or leave it away")
+		return usage(fmt.Errorf("--backend: unknown %q", f.backend), "one of "+strings.Join(f.backends(), ", "))
+	case !slices.Contains(f.backends(), f.backend):
+		return usage(fmt.Errorf("--backend %s: it only connects by itself, and sees no flows of applications", f.backend),
+			"service-traceroute dial HOST:PORT --backend sock; else --backend afpacket")
+	}
+	if err := cfg.Backend.UnmarshalText([]byte(f.backend)); err != nil {
+		return usage(fmt.Errorf("--backend: %w", err), "")
 	}
 	cfg.Rate, cfg.HopRate, cfg.Loopback = f.rate, f.hopRate, f.loopback
 	if cfg.Defaults, err = f.read(); err != nil {

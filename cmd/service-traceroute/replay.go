@@ -232,22 +232,22 @@ func (f *replayFlags) input(ctx context.Context, name string) (file *os.File, si
 		}
 		return os.Stdin, 0, nil
 	}
-	opened := make(chan *os.File, 1)
-	refused := make(chan error, 1)
+	opened := make(chan error, 1)
+	var source *os.File
 	go func() {
-		if file, err := os.Open(name); err != nil { // waits for who writes to a pipe
-			refused <- err
-		} else {
-			opened <- file
-		}
+		var err error
+		source, err = os.Open(name) // waits for who writes to a pipe
+		opened <- err
 	}()
 	select {
 	case <-ctx.Done():
 		return nil, 0, interrupted(ctx, failed(fmt.Errorf("open %s: nobody writes to it", name), ""))
-	case err = <-refused:
-		return nil, 0, failed(err, "")
-	case file = <-opened:
+	case err = <-opened:
 	}
+	if err != nil {
+		return nil, 0, failed(err, "")
+	}
+	file = source
 	info, err := file.Stat()
 	if err == nil && info.IsDir() {
 		err = fmt.Errorf("%s is a directory", name)

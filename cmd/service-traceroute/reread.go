@@ -24,7 +24,7 @@ import (
 var selecting = []string{
 	"service", "catalogue", "host", "match", "port", "proto", "process", "pid", "cgroup", "direction", "ipv4", "ipv6",
 	"algorithm", "first-ttl", "max-ttl", "probes", "timeout", "probe-interval", "ttl-interval", "max-silent", "border", "border-file",
-	"flow-timeout", "udp-probe", "per", "every", "start-on", "retrace", "stop-new-after", "idle",
+	"flow-timeout", "after-close", "udp-probe", "per", "every", "start-on", "retrace", "when", "cool-down", "share", "stop-new-after", "idle",
 }
 
 // hasTerminal reports whether the process has a controlling terminal (tty(4)). Whoever had

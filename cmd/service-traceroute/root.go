@@ -17,21 +17,21 @@ const rootHelp = `service-traceroute shows the path that an application's own pa
 It slips TTL-limited probes into the flows an application already has, so load
 balancers, firewalls and NATs treat them as its own. The application sees none.
 
-Usage:
-  service-traceroute COMMAND [flags]
-
+Usage:  service-traceroute COMMAND [flags]
 Commands:
   demo         a small Internet on this machine, real client and server, traced
   trace        trace the flows of hosts as they appear, until stopped
   run          start a command and trace every flow that it opens
   dial         no application at hand: open a connection and trace inside it
+  compare      trace beside new flows to the same destination: what differs
+  join         put together the traces of one flow from both of its hosts
   replay       read a capture file: its flows, services, probes and replies
   services     list, show, check and import the catalogue of services
+  selftest     show on this machine that tracing does no harm to flows
   completion   completion for bash, zsh, fish or powershell
-  help         help for a command; "help flags" lists those of trace
+  help         help for a command; "help flags" lists the flags of trace
 
 Examples:
-  service-traceroute demo
   service-traceroute run -- curl -sO https://www.example.com/file
   service-traceroute trace --host www.example.com --port 443 --duration 1m
 
@@ -55,8 +55,8 @@ func newRootCommand() *cobra.Command {
 	root.CompletionOptions.DisableDefaultCmd = true
 	help := newHelpCommand()
 	root.SetHelpCommand(help)
-	root.AddCommand(newDemoCommand(), newTraceCommand(), newRunCommand(), newDialCommand(), newReplayCommand(),
-		newServicesCommand(), newCompletionCommand())
+	root.AddCommand(newDemoCommand(), newTraceCommand(), newRunCommand(), newDialCommand(), newCompareCommand(), newJoinCommand(), newReplayCommand(),
+		newServicesCommand(), newSelftestCommand(), newCompletionCommand())
 	uniform(help)
 	uniform(root)
 	return root

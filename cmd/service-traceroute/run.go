@@ -27,7 +27,7 @@ it is found. Under sudo CMD runs as the user who called it.
 Who:    --user NAME (run CMD as this user)
 Narrow: --host ADDR|PREFIX|NAME  --match EXPR  --port N  --interface IF  -4  -6
 How:    --algorithm WORD  --probes 3  --max-ttl 32  --timeout 2s  --no-probe
-        --retrace D  --exclude PREFIX
+        --retrace D  --when EXPR  --after-close  --share  --exclude PREFIX
 Output: --output text|json|reference|scamper  -o FILE  --privacy  -v
         --pcap FILE  --config FILE   All, explained: run --help-all
 
@@ -91,6 +91,7 @@ func (f *runFlags) run(ctx context.Context, args []string, stdout, stderr io.Wri
 		return err
 	}
 	cfg.Processes = true
+	oneProcessor()
 	tracer, err := servicetraceroute.New(cfg)
 	if err != nil {
 		return openFailed(err)

@@ -169,17 +169,14 @@ func (s *session) shed() (err error) {
 // needed.
 func (s *session) keep() []privilege.Capability {
 	keep := append(translations(), s.needed...)
-	if os.Geteuid() != 0 {
+	uid, _, under := privilege.Invoker() // who we become, if not root
+	user := s.command.User
+	switch {
+	case os.Geteuid() != 0:
 		return keep
-	}
-	become := 0
-	uid, _, under := privilege.Invoker()
-	if under {
-		become = uid
-	}
-	if u := s.command.User; u != nil && int(u.UID) != become {
+	case user != nil && int(user.UID) != uid:
 		keep = append(keep, privilege.Kill)
-	} else if u != nil && under {
+	case user != nil && under:
 		return keep
 	}
 	return append(keep, privilege.SysPtrace, privilege.DACReadSearch)

@@ -108,7 +108,7 @@ func wishes(root *cobra.Command, args []string) []os.Signal {
 func gentle(cmd *cobra.Command) bool {
 	for ; cmd.HasParent(); cmd = cmd.Parent() {
 		switch cmd.Name() {
-		case "trace", "dial", "demo", "replay":
+		case "trace", "compare", "dial", "demo", "replay", "selftest":
 			return true
 		}
 	}

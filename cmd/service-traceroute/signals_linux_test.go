@@ -33,7 +33,7 @@ func TestTakeSignals(t *testing.T) {
 func TestWishes(t *testing.T) {
 	signal.Ignore(syscall.SIGINT)
 	defer signal.Reset(syscall.SIGINT)
-	for command, want := range map[string]int{"run": 1, "trace": 2, "dial": 2, "demo": 2, "replay": 2, "services": 0, "completion": 0, "": 0} {
+	for command, want := range map[string]int{"run": 1, "trace": 2, "dial": 2, "demo": 2, "replay": 2, "selftest": 2, "services": 0, "completion": 0, "": 0} {
 		if list := wishes(newRootCommand(), []string{command, "--help"}); len(list) != want {
 			t.Errorf("%s: %v", command, list)
 		}

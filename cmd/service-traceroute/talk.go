@@ -27,7 +27,11 @@ func openFailed(err error) error {
 	case errors.Is(err, errors.ErrUnsupported):
 		return failed(err, unsupportedHint)
 	case errors.Is(err, os.ErrPermission):
-		return failed(err, privilege.Hint(err))
+		needed := "cap_net_raw"
+		if errors.Is(err, servicetraceroute.ErrEBPF) {
+			needed += ",cap_net_admin,cap_bpf,cap_perfmon"
+		}
+		return failed(err, privilege.Hint(err, needed))
 	}
 	if !aboutFlags(err) {
 		return failed(inFlags(err), "")
@@ -77,6 +81,7 @@ func inFlags(err error) error {
 		"servicetraceroute: Selection: ":            "",
 		"servicetraceroute: Config.Interfaces: ":    "--interface: ",
 		"servicetraceroute: Config.Pcap: ":          "",
+		"servicetraceroute: Config.PcapPayload: ":   "--pcap-payload: ",
 		"servicetraceroute: Replay.Packets: ":       "",
 		"packetfile: ":                              "",
 		"capture: interface ":                       "--interface: ",

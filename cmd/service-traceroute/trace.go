@@ -26,9 +26,9 @@ Narrow: all of these, --port N|A-B  --proto tcp|udp  --udp-probe off|auto|always
 Where:  --netns NAME|PATH|all (containers: another network namespace, or each)
 How:    --algorithm packet-by-packet|hop-by-hop|concurrent|adaptive   --probes 3
         --first-ttl 1  --max-ttl 32 --timeout 2s --max-silent 5  --border PREFIX
-        --no-probe (only say which match)  --exclude PREFIX (never probed)
+        --no-probe (only say which match) --exclude PREFIX --after-close --share
 When:   --duration D --idle D --stop-new-after D  --retrace D  --every 10m|once
-        --per flow|destination|port   --start-on any|payload
+        --per flow|destination|port --start-on payload --when EXPR: docs/when.md
 Rates:  --rate 1000 probes/s in all  --hop-rate 200 probes/s per router, at most
 Output: --output text|json|reference|scamper  -o FILE  --privacy  --pcap FILE
 From a file: --config FILE (SIGHUP: once more)  All, explained: trace --help-all
@@ -41,18 +41,21 @@ Examples:
 Ctrl-C prints what was found. Exit: 0 done, 1 failed, 2 usage, 3 none matched.
 `
 
+// onlyFlags refuses arguments: hosts are given by flags.
+func onlyFlags(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usage(fmt.Errorf("unexpected argument %q", args[0]), "a host is given with --host "+args[0])
+	}
+	return nil
+}
+
 func newTraceCommand() *cobra.Command {
 	var f traceFlags
 	cmd := &cobra.Command{
 		Use:        "trace --host HOST",
 		Short:      "trace the flows of hosts as they appear, until stopped",
 		SuggestFor: []string{"traceroute", "mtr", "tracepath", "watch"},
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usage(fmt.Errorf("unexpected argument %q", args[0]), "a host is given with --host "+args[0])
-			}
-			return nil
-		},
+		Args:       onlyFlags,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return f.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -84,6 +87,13 @@ func (f *traceFlags) run(ctx context.Context, stdout, stderr io.Writer) (err err
 		return err
 	}
 	defer func() { err = packets.end(err, tracer.Close()) }()
+	if f.beside != nil {
+		more, err := f.beside(tracer)
+		if err != nil {
+			return err
+		}
+		tracer = more // the deferred Close is that of both
+	}
 	if err := packets.open(ctx, stdout, stderr); err != nil {
 		return err
 	}

@@ -37,6 +37,10 @@ type Packet struct {
 	// Tagged: the frame bears a VLAN tag (IEEE 802.1Q). A probe that was sent at this
 	// interface would lack it and go another way.
 	Tagged bool
+	// Brief: the first that a Tap shows of a flow while very many begin. Its handshake was not
+	// shown; of the rest only first words will be, and not its end, until it is followed or
+	// ignored.
+	Brief bool
 	// Data starts at the IP header. It is owned by the source and valid until its
 	// next ReadBatch. It may be cut short: Len is the length on the wire from the
 	// IP header on (a segmentation-offload packet can be longer than its link).

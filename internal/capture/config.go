@@ -8,6 +8,12 @@ import (
 // ErrNoInterface is matched by errors about interfaces that do not exist.
 var ErrNoInterface = errors.New("no such interface")
 
+// ErrEBPF is matched by errors about a Tap.
+var ErrEBPF = errors.New("eBPF")
+
+// ErrPayload says that a Tap cannot keep what Config.Payload asks for.
+var ErrPayload = errors.New("whole packets cannot be kept")
+
 // Config says what a Ring captures. The zero value is every TCP header and ICMP
 // error at every interface.
 type Config struct {

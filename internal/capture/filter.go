@@ -32,7 +32,6 @@ const (
 	adHatype  = adOffset + 28
 
 	portDNS        = 53
-	clientPorts    = 32768
 	hatypeLoopback = 772
 	typeOutgoing   = 4
 
@@ -40,6 +39,10 @@ const (
 
 	maxInstructions = 3500 // of the 4096 that the kernel takes
 )
+
+// ClientPorts is the first of the ports that clients get: Linux gives them from
+// there on (net.ipv4.ip_local_port_range), and servers listen below.
+const ClientPorts = 32768
 
 // The scratch memory of the program.
 const (
@@ -183,7 +186,7 @@ func (c Config) snapTCP() []bpf.Instruction {
 	case c.Names:
 		serverPorts := uint32(0) // none
 		if c.NamesIn {
-			serverPorts = clientPorts
+			serverPorts = ClientPorts
 		}
 		return []bpf.Instruction{
 			bpf.LoadScratch{Dst: bpf.RegX, N: headerLen},

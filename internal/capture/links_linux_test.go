@@ -1,7 +1,6 @@
 package capture_test
 
 import (
-	"errors"
 	"net/netip"
 	"os"
 	"slices"
@@ -19,14 +18,11 @@ import (
 
 // A tunnel has no link-layer addresses, and its probes need none.
 func TestTunnel(t *testing.T) {
-	switch f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0); {
-	case errors.Is(err, os.ErrPermission):
-		t.Skipf("no tunnels: %v", err) // the device's mode keeps users out, in their namespaces too
-	case err != nil:
+	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0) // its mode keeps users out, in their namespaces too
+	if err != nil {
 		nstest.Skip(t, "no tunnels: %v", err)
-	default:
-		f.Close()
 	}
+	f.Close()
 	p := newPair(t, capture.Config{})
 	var tun *os.File
 	var at int

@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// missing says what the kernel lacks when its error means just that, and returns
+// Missing says what the kernel lacks when its error means just that, and returns
 // every other error as it is.
-func missing(err error, what, needs string) error {
+func Missing(err error, what, needs string) error {
 	for _, errno := range []error{
 		unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.ESOCKTNOSUPPORT, unix.ENOPROTOOPT, unix.EOPNOTSUPP, unix.ENOSYS,
 	} {

@@ -31,10 +31,9 @@ const (
 // networking/packet_mmap.rst) over the interfaces of one network namespace: that
 // of the thread which opened it. It implements Source.
 //
-// Close may come from any goroutine while another still uses the packets of its
-// last batch. So the one that reads unmaps the memory, when ReadBatch returns
-// net.ErrClosed; only if no batch is out, Close does.
+// Close may come from any goroutine, see lease.
 type Ring struct {
+	lease
 	file  *os.File // the socket, non-blocking, so that waits obey deadlines
 	conn  syscall.RawConn
 	names names
@@ -43,12 +42,9 @@ type Ring struct {
 
 	mem    []byte
 	blocks int
-	next   int        // block to look at next
-	held   []int      // blocks that the last batch refers to
-	batch  []Packet   // reused
-	mu     sync.Mutex // over closed and mem: who unmaps
-	inside bool       // a ReadBatch is in progress or its batch is in use
-	closed atomic.Bool
+	next   int      // block to look at next
+	held   []int    // blocks that the last batch refers to
+	batch  []Packet // reused
 
 	look   func(uintptr) bool // r.ready, made once
 	looked bool
@@ -70,10 +66,10 @@ func Open(cfg Config) (*Ring, error) {
 	// Protocol 0: nothing is received before the filter stands (packet(7)).
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("capture: open packet socket: %w", missing(err, "packet sockets", "CONFIG_PACKET"))
+		return nil, fmt.Errorf("capture: open packet socket: %w", Missing(err, "packet sockets", "CONFIG_PACKET"))
 	}
 	r := &Ring{cfg: cfg, file: os.NewFile(uintptr(fd), "packet socket"), local: addrLister{fd: -1}, clock: NewClock()}
-	r.look = r.ready
+	r.look, r.free = r.ready, r.unmap
 	if r.conn, err = r.file.SyscallConn(); err != nil {
 		return nil, errors.Join(fmt.Errorf("capture: %w", err), r.file.Close())
 	}
@@ -115,7 +111,7 @@ func (r *Ring) control(f func(fd int) error) (err error) {
 
 func (r *Ring) mapRing(fd int) error {
 	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V3); err != nil {
-		return fmt.Errorf("PACKET_VERSION: %w", missing(err, "TPACKET_V3 rings", "Linux >= 3.2 and CONFIG_PACKET"))
+		return fmt.Errorf("PACKET_VERSION: %w", Missing(err, "TPACKET_V3 rings", "Linux >= 3.2 and CONFIG_PACKET"))
 	}
 	size := r.cfg.RingBytes
 	if size <= 0 {
@@ -131,7 +127,7 @@ func (r *Ring) mapRing(fd int) error {
 	}
 	if err := unix.SetsockoptTpacketReq3(fd, unix.SOL_PACKET, unix.PACKET_RX_RING, &req); err != nil {
 		// An emulated kernel may know the version and yet have no ring.
-		return fmt.Errorf("PACKET_RX_RING of %d bytes: %w", r.blocks*blockSize, missing(err, "packet rings", "CONFIG_PACKET and CONFIG_MMU"))
+		return fmt.Errorf("PACKET_RX_RING of %d bytes: %w", r.blocks*blockSize, Missing(err, "packet rings", "CONFIG_PACKET and CONFIG_MMU"))
 	}
 	var err error
 	r.mem, err = unix.Mmap(fd, 0, r.blocks*blockSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
@@ -201,30 +197,6 @@ func (r *Ring) ReadBatch() ([]Packet, error) {
 			return nil, r.leave(err)
 		}
 	}
-}
-
-// enter claims the ring's memory for this goroutine.
-func (r *Ring) enter() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed.Load() {
-		r.unmap()
-		return false
-	}
-	r.inside = true
-	return true
-}
-
-// leave gives the memory up after a read without a batch.
-func (r *Ring) leave(err error) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.inside = false
-	if r.closed.Load() {
-		r.unmap()
-		return net.ErrClosed
-	}
-	return err
 }
 
 // giveBack returns the blocks of the last batch to the kernel.
@@ -353,23 +325,16 @@ func (r *Ring) Stats() Stats {
 
 // Close implements Source.
 func (r *Ring) Close() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed.Swap(true) {
+	return r.close(func() error {
+		// The mapping keeps the socket alive (mmap(2)): until it goes, the kernel must
+		// have nothing to write there.
+		_ = r.attach(nothing)
+		r.local.close()
+		if err := r.file.Close(); err != nil {
+			return fmt.Errorf("capture: close: %w", err)
+		}
 		return nil
-	}
-	// The mapping keeps the socket alive (mmap(2)): until it goes, the kernel must
-	// have nothing to write there.
-	_ = r.attach(nothing)
-	r.local.close()
-	err := r.file.Close()
-	if !r.inside {
-		r.unmap()
-	}
-	if err != nil {
-		return fmt.Errorf("capture: close: %w", err)
-	}
-	return nil
+	})
 }
 
 func (r *Ring) unmap() {

@@ -44,17 +44,23 @@ func newPair(t *testing.T, cfg capture.Config) *pair {
 // seen collects packets for a while. The data is copied.
 func (p *pair) seen(d time.Duration) (out []capture.Packet) {
 	p.t.Helper()
+	return seen(p.t, p.ring, d)
+}
+
+// seen is what a source shows in a while, copied.
+func seen(t *testing.T, source capture.Source, d time.Duration) (out []capture.Packet) {
+	t.Helper()
 	end := time.Now().Add(d)
 	for {
-		if err := p.ring.SetReadDeadline(end); err != nil {
-			p.t.Fatal(err)
+		if err := source.SetReadDeadline(end); err != nil {
+			t.Fatal(err)
 		}
-		batch, err := p.ring.ReadBatch()
+		batch, err := source.ReadBatch()
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return out
 		}
 		if err != nil {
-			p.t.Fatal(err)
+			t.Fatal(err)
 		}
 		for _, q := range batch {
 			q.Data = append([]byte(nil), q.Data...)

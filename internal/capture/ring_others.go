@@ -15,6 +15,12 @@ func Open(Config) (*Ring, error) {
 	return nil, unsupported{}
 }
 
+// Tap needs Linux.
+type Tap struct{ Source }
+
+// OpenTap returns an error that matches errors.ErrUnsupported.
+func OpenTap(Config) (*Tap, error) { return nil, unsupported{} }
+
 // SetFilter needs Linux.
 func (r *Ring) SetFilter(Config) error { return errors.ErrUnsupported }
 

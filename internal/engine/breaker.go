@@ -54,15 +54,9 @@ const (
 )
 
 // harmed counts what happened within a round trip of a reaching probe, and ends
-// such probes to the destination if it may be their doing. A probe acts at the
-// peer half a round trip after it left and shows here half a round trip later;
-// twice that leaves room for queues.
+// such probes to the destination if it may be their doing.
 func (e *Engine) harmed(now time.Time, r *run, what harm) {
-	if r.near.reachedAt.IsZero() {
-		return
-	}
-	since := now.Sub(r.near.reachedAt)
-	if since < soonestAnswer(r.flow) || since > 2*r.rtt()+50*time.Millisecond {
+	if !r.mayShow(now, r.near.reachedAt) && !(what == harmRST && e.blamed(now, r)) {
 		return
 	}
 	switch what {
@@ -83,4 +77,12 @@ func (e *Engine) harmed(now time.Time, r *run, what harm) {
 		e.stats.Impact.Aborts++
 		e.breaker.trip(now, r.flow.Key.Dst.Addr())
 	}
+}
+
+// mayShow reports whether what a probe does at the peer can show here now. It acts there
+// half a round trip after it left and shows half a round trip later; twice that leaves room
+// for queues. A zero time is that of no probe.
+func (r *run) mayShow(now, sent time.Time) bool {
+	since := now.Sub(sent)
+	return !sent.IsZero() && since >= soonestAnswer(r.flow) && since <= 2*r.rtt()+50*time.Millisecond
 }

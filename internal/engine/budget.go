@@ -38,6 +38,12 @@ func (b *Budget) spend() {
 	b.tokens--
 }
 
+// turn is within what time so many find out by themselves that the next probe may go: if all
+// asked as soon as it can, they would do nothing else.
+func (b *Budget) turn(n int) time.Duration {
+	return min(time.Duration(float64(n)/b.rate*float64(time.Second)), idleLook)
+}
+
 // wait is how long it takes until the next probe may go; 0: it may.
 func (b *Budget) wait() time.Duration {
 	b.mu.Lock()

@@ -74,7 +74,7 @@ func (e *Engine) Shown(w *Watch) (shown, settled, known bool) {
 		f.Key.Proto == trace.TCP && (!showsItself(f) || !f.TCP.PeerSpoke) {
 		return false, false, f != nil
 	}
-	return true, f.TCP.Nxt == f.TCP.Una, true
+	return true, f.TCP == nil || f.TCP.Nxt == f.TCP.Una, true
 }
 
 // giveBack returns a flow to the watch from which it was claimed, if that still
@@ -89,6 +89,7 @@ func (e *Engine) giveBack(now time.Time, f *flow.Flow, a *attachment) {
 		home.service, home.epoch, home.owner = s, e.epoch, a.owner
 		home.process, home.wondered = a.process, a.wondered
 		home.passing, home.place, home.client = a.passing, a.place, a.client
+		home.health = nil // of what passed meanwhile it knows nothing
 		f.Attachment = home
 		if again := home.policy().Retrace; again > 0 && home.finished > 0 {
 			home.watch.retraceAt = earliest(home.watch.retraceAt, home.ended.Add(again))

@@ -35,9 +35,9 @@ const (
 // Hearing is what the socket of a UDP flow hears of ICMP errors.
 type Hearing uint8
 
-// What it may hear: nothing; all of them; all but those about our probes, which a rule
-// drops that knows each probe before it leaves (Probe.DropErrors). The zero value is not
-// known.
+// What it may hear: none of those about our probes, unless a firewall refuses one; all of
+// them; all but those about our probes, which a rule drops that knows each probe before it
+// leaves (Probe.DropErrors). The zero value is not known.
 const (
 	HearsNothing Hearing = iota + 1
 	HearsErrors
@@ -80,7 +80,7 @@ func (e *Engine) datagram(p *capture.Packet) {
 	}
 	e.attendUDP(p, f)
 	a := e.match(p.Time, f)
-	if a.watch == nil && a.run == nil {
+	if a == nil || a.watch == nil && a.run == nil {
 		return
 	}
 	if a.watch != nil {
@@ -88,6 +88,9 @@ func (e *Engine) datagram(p *capture.Packet) {
 	}
 	if a.asks && harmless(f) {
 		a.asks, a.refused = false, false // it is more than that
+	}
+	if a.unanswered && f.UDP.PacketsIn > 0 {
+		a.unanswered, a.refused = false, false
 	}
 	e.notePacket(p, a, e.udp.PayloadLen)
 	if r := a.run; r != nil {
@@ -109,10 +112,10 @@ func unicast(a netip.Addr) bool {
 
 var limitedBroadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
-// harmless reports whether a stray datagram does a flow no harm. What goes to the ports of
-// protocols of question and answer is of that kind, however many questions follow each other.
+// harmless reports whether a stray datagram does a flow no harm. To protocols of question and
+// answer it might, and to their ports however many questions follow each other.
 func harmless(f *flow.Flow) bool {
-	switch port := serverOf(f).Port(); port {
+	switch serverOf(f).Port() {
 	case portDNS, 123, 161, 5353: // DNS, NTP, SNMP, multicast DNS
 		return false
 	}
@@ -136,8 +139,7 @@ func (e *Engine) udpRefusal(f *flow.Flow, a *attachment) trace.Reason {
 // mute reports whether the flow's own end alone has spoken, for so long that the peer's
 // TTL will not be known.
 func mute(now time.Time, f *flow.Flow) bool {
-	u := &f.UDP
-	return u.PacketsIn == 0 && u.PacketsOut > exchangesFirst && now.Sub(f.FirstSeen) > unansweredFor
+	return f.Mute(now, exchangesFirst, unansweredFor)
 }
 
 // inquireHearing asks once whether the flow's socket hears of ICMP errors; false while
@@ -178,9 +180,7 @@ func (e *Engine) Hears(now time.Time, k trace.FlowKey, what Hearing) {
 
 // overheard reports whether somebody else would hear of errors about the trace's probes,
 // so that these have to be dropped.
-func (r *run) overheard() bool {
-	return r.at.hearing == HearsOthers || r.flow.Direction == trace.Transit
-}
+func (r *run) overheard() bool { return r.hearing == HearsOthers || r.flow.Direction == trace.Transit }
 
 // heardAnyway ends a trace whose probes' errors are dropped, when one comes that may be
 // about a probe and yet is none that the rule knows, since it was changed on its way: of a
@@ -276,7 +276,7 @@ func (r *run) damaged(ttl, attempt int) bool {
 		inbound, _ := r.flow.InboundTTL()
 		certain = probe.LeastDistance(inbound) - fenceMargin - detourUnseen - r.detour
 	}
-	return !r.wholeOnly && (attempt < damagedFirst || ttl > certain || len(r.hop(ttl).replies) > 0)
+	return !r.intact && !r.wholeOnly && (attempt < damagedFirst || ttl > certain || len(r.hop(ttl).replies) > 0)
 }
 
 // passed learns from an answer which datagrams the path lets through.
@@ -293,7 +293,7 @@ func (r *run) room() bool {
 	if r.udp() {
 		return r.flow.UDP.ProbeBytes+uint64(probe.MaxDatagram) <= reflectFactor*r.flow.UDP.WireIn
 	}
-	return probe.Offsets(&r.flow.TCP) > 0
+	return probe.Offsets(r.flow.TCP) > 0
 }
 
 func (r *run) udp() bool { return r.flow.Key.Proto == trace.UDP }

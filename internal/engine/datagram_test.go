@@ -290,7 +290,8 @@ func TestUDPRefusals(t *testing.T) {
 			r.talk(3, 99, 99)
 			r.hears(false)
 		}, 0},
-		"only this end speaks": {nil, func(r udpRig) { r.mutter() }, trace.ReasonNoInboundTTL},
+		"only this end speaks":    {nil, func(r udpRig) { r.mutter() }, trace.ReasonNoInboundTTL},
+		"and is answered at last": {nil, func(r udpRig) { r.mutter(); _ = r.traces(); r.quic(); r.talk(3, 99, 99); r.hears(false) }, 0},
 		"questions in a row to a DNS server": {func(r udpRig) { *r.rig = *newRigOf(r.t, false, 9, Config{}, netip.MustParseAddrPort("203.0.113.7:53")) }, func(r udpRig) {
 			for range 6 {
 				r.send(true, make([]byte, 40))
@@ -525,5 +526,26 @@ func TestUDPHeardAnyway(t *testing.T) {
 		if ended != test.ends || !test.ends && len(all) > 0 {
 			t.Errorf("%s: %d probes more, %+v", name, len(r.probes)-sent, all)
 		}
+	}
+}
+
+// What a socket hears is asked before each trace: by then it may be another one.
+func TestUDPHearingAgain(t *testing.T) {
+	r := newUDPRig(t, false, 9)
+	r.w.Retrace = time.Second
+	r.quic()
+	r.hears(false)
+	for range 40 {
+		r.routers(9)
+		r.after(50 * time.Millisecond)
+	}
+	first := r.traces()
+	sent := len(r.probes)
+	r.talk(2, 60, 1200)
+	r.hears(true)
+	r.talk(2, 60, 1200)
+	again := r.traces()
+	if len(first) != 1 || len(again) != 1 || again[0].Reason != trace.ReasonRecvErr || len(r.probes) > sent {
+		t.Errorf("%d probes more: %+v, then %+v", len(r.probes)-sent, first, again)
 	}
 }

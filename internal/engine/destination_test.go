@@ -22,7 +22,7 @@ func TestWhatIsNoAnswer(t *testing.T) {
 		"with data":               func(r *rig) { r.in(segment{flags: wire.ACK, data: 1}); r.out(segment{flags: wire.ACK}) },
 		"no timestamp of ours":    func(r *rig) { r.tsval += 1000; r.in(segment{flags: wire.ACK}); r.tsval -= 1000 },
 		"sooner than a round trip": func(r *rig) {
-			r.now = r.now.Add(rtt/4 - rtt) // of what the loop below let pass
+			r.now = r.now.Add(-rtt) // that the loop below let pass: up to half of one is left
 			r.in(segment{flags: wire.ACK})
 		},
 		"an acknowledgement of more": func(r *rig) {
@@ -231,5 +231,112 @@ func TestBorderBehindTheDestination(t *testing.T) {
 	all := r.traces()
 	if len(all) != 1 || all[0].Stop != trace.StopBorder || all[0].Reached || len(all[0].Hops) != 1 || !all[0].Complete {
 		t.Errorf("%v", all)
+	}
+}
+
+// A segment that the network duplicated looks like the destination's answer. The router's own
+// word about that probe, which comes later, takes it back.
+func TestAnAnswerIsTakenBack(t *testing.T) {
+	r := newRig(t, false, 4) // two more than the peer's TTL tells are on the way there
+	r.handshake()
+	r.exchange()
+	r.routers(4)
+	r.now = r.now.Add(rtt)
+	r.in(segment{flags: wire.ACK}) // a duplicate
+	r.after(30 * time.Millisecond)
+	if e := r.e.Stats(r.now); r.reaching(4) != 1 || e.Replies.Matched != 4 {
+		t.Fatalf("%d reaching probes, %d answers", r.reaching(4), e.Replies.Matched)
+	}
+	r.routers(5)
+	r.answering(6, 8*time.Second)
+	all := r.traces()
+	if len(all) != 1 || !all[0].Reached || all[0].Destination.TTL != 6 || len(all[0].Hops) != 6 || !all[0].Complete {
+		t.Fatalf("%+v", all)
+	}
+	for _, reply := range all[0].Hops[3].Replies {
+		if reply.Kind != trace.TimeExceeded {
+			t.Errorf("TTL 4: %+v", reply)
+		}
+	}
+	if s := r.e.Stats(r.now); s.Replies.Duplicate != 0 {
+		t.Errorf("%d duplicates", s.Replies.Duplicate)
+	}
+}
+
+// Two destinations have one router in common, and behind it at one TTL each its own. The
+// silence of the one is a limit's only if the other, which does answer, withheld then, too.
+func TestWhoseLimit(t *testing.T) {
+	for _, missing := range []int{0, 1, 2} { // of the answers to the first destination's flow
+		r := newRig(t, false, 4)
+		r.w.Selector.Rules[0].Prefix = netip.MustParsePrefix("203.0.113.0/24")
+		first := r.peer
+		open := func(a netip.AddrPort) {
+			r.peer, r.seq, r.ack = a, 1000, 5000
+			r.handshake()
+			r.exchange()
+		}
+		open(first)
+		r.after(10 * time.Millisecond)
+		if missing == 0 {
+			r.routers(4)
+		}
+		late := r.now.Add(2400 * time.Millisecond)
+		open(netip.MustParseAddrPort("203.0.113.8:443"))
+		asked := 0
+		for range 600 {
+			r.after(10 * time.Millisecond)
+			for i, b := range r.packets {
+				p := r.probes[i]
+				if b == nil || p.TTL >= 4 {
+					continue
+				}
+				if p.TTL == 2 && p.Dst == first && missing == 2 && asked == 2 && r.now.Before(late) {
+					continue // the answer comes after two probes were given up
+				}
+				r.packets[i] = nil
+				if p.TTL == 2 && p.Dst != first {
+					continue
+				}
+				if p.TTL == 2 && asked < missing {
+					asked++
+					continue
+				}
+				r.timeExceeded(int(p.TTL), b)
+			}
+		}
+		r.after(30 * time.Second)
+		told := 0
+		for _, tr := range r.traces() {
+			hop := tr.Hops[1]
+			if silent := tr.Flow.Dst != first; silent != (len(hop.Replies) == 0) || hop.Limited != (silent && missing > 0) {
+				t.Errorf("%d missing: %v, %+v", missing, tr.Flow.Dst, hop)
+			}
+			told++
+		}
+		if told != 2 {
+			t.Errorf("%d traces", told)
+		}
+	}
+}
+
+// A flow whose peer is busy shows round trips that are longer than its way is: then the
+// router before the destination tells how soon that can answer, within bounds.
+func TestSoonestBehind(t *testing.T) {
+	const ms = time.Millisecond
+	for _, test := range []struct{ floor, router, want time.Duration }{
+		{4 * ms, ms / 10, ms / 10 * 4 / 5},
+		{4 * ms, 3 * ms, 3 * ms * 4 / 5},
+		{40 * ms, ms / 10, 40*ms - lateBy},
+		{40 * ms, -1, 40 * ms}, // it did not answer
+	} {
+		r := &run{params: probe.Params{FirstTTL: 1, MaxTTL: 8}, hops: make([]hop, 3)}
+		if test.router >= 0 {
+			r.hops[2].replies = []trace.Reply{
+				{Kind: trace.TimeExceeded, RTT: test.router + ms}, {Kind: trace.TimeExceeded, RTT: test.router}, {Kind: trace.TCPAck},
+			}
+		}
+		if got := r.soonestBehind(3, test.floor); got != test.want {
+			t.Errorf("the flow's %v, the router's %v: %v, want %v", test.floor, test.router, got, test.want)
+		}
 	}
 }

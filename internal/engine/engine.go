@@ -2,6 +2,7 @@ package engine
 
 import (
 	"container/heap"
+	"hash/maphash"
 	"math/rand/v2"
 	"net/netip"
 	"time"
@@ -35,15 +36,22 @@ type Config struct {
 	NoDNS         bool     // names from DNS answers do not count
 	Evidence      bool     // say what each packet is; the caller takes that by Evidence after every Step
 	Tracked       bool     // connections are tracked here: the caller answers Places
+	Finds         bool     // the caller answers Wonders
 	// CanDrop reports whether Probe.DropErrors can be done here; nil: it cannot. Then
 	// forwarded flows are not probed.
 	CanDrop func() bool
+	// Intact reports whether all datagrams to dst are intact: the sink cannot send damaged ones
+	// (probe.CraftUDP) there. nil: it can.
+	Intact func(dst netip.Addr) bool
+	// Follow has the source show all packets of a flow or, once more, only how it begins and
+	// ends. nil: all packets of all flows are shown.
+	Follow capture.Follower
 	// Replay: packets and time are those of a file, see replay.go. Nothing is sent.
 	Replay bool
 }
 
 const (
-	maxFlows  = 65536
+	maxFlows  = 1 << 18
 	maxRuns   = 16384 // traces in progress
 	flowIdle  = 10 * time.Minute
 	tick      = time.Second // longest time between two looks at everything
@@ -85,18 +93,26 @@ type Engine struct {
 	buckets *probe.Buckets
 	watches []*Watch
 	runs    runQueue
-	runsTo  map[netip.AddrPort][]*run // by destination: a flood of errors must not search
-	breaker breaker
-	names   *names.Cache
-	quic    *quic.Decoder
-	moves   moves // of QUIC connections
+	sweeps  sweepQueue
+	// triggers are the flows whose traces a trigger begins; they are looked at triggersAt.
+	triggers   map[*flow.Flow]struct{}
+	triggersAt time.Time
+	runsTo     map[netip.AddrPort][]*run // by destination: a flood of errors must not search
+	breaker    breaker
+	common     *probe.Common // nil: no trace shares anything
+	path       []probe.Sight // for it, as the packet at hand tells
+	names      *names.Cache
+	quic       *quic.Decoder
+	moves      moves        // of QUIC connections
+	idSeed     maphash.Seed // of the hashes of their ids
 	// expected are flows whose first words are awaited, listening how many are read of
 	// those that this host opened, accepted of those that it accepted.
 	expected            []expectation
 	listening, accepted int
-	about               service.Known // what the selectors are told at the moment
-	paused              bool          // no new traces
-	freed               bool          // a flow is no longer traced for which a watch waits
+	about               service.Known                              // what the selectors are told at the moment
+	paused              bool                                       // no new traces
+	ours                func(local uint16, remote netip.Addr) bool // see Ignore
+	freed               bool                                       // a flow is no longer traced for which a watch waits
 
 	early     early
 	questions []Question
@@ -111,13 +127,20 @@ type Engine struct {
 	budget   *Budget
 	grantAt  time.Time // when a held-back probe may go; zero: none waits
 	newWaits bool
+	wishes   []*wish // that were granted, for others to come
 
 	actions Actions
 	records []Record
-	buf     []byte
-	stats   trace.Stats
-	start   time.Time
-	epoch   uint64
+	// nameless are records to come; whether one waits for too long is looked at namelessAt.
+	nameless   map[question]nameless
+	namelessAt time.Time
+	buf        []byte
+	stats      trace.Stats
+	start      time.Time
+	epoch      uint64
+
+	follows    map[*flow.Flow]struct{} // those that are shown whole
+	showLessAt time.Time
 
 	evidence  []Evidence // since the last call of Evidence
 	segmentAt int        // of the flow's packet at hand, in evidence
@@ -143,8 +166,10 @@ func New(now time.Time, cfg Config) *Engine {
 		buckets: probe.NewBuckets(cfg.HopRate),
 		names:   names.New(names.Limits{}),
 		quic:    quic.NewDecoder(quic.Limits{}),
-		breaker: breaker{}, runsTo: map[netip.AddrPort][]*run{}, distances: map[netip.Addr]knownDistance{},
-		budget: cfg.Budget, start: now,
+		idSeed:  maphash.MakeSeed(),
+		breaker: breaker{}, runsTo: map[netip.AddrPort][]*run{}, nameless: map[question]nameless{}, distances: map[netip.Addr]knownDistance{},
+		budget: cfg.Budget, start: now, follows: map[*flow.Flow]struct{}{},
+		triggers: map[*flow.Flow]struct{}{},
 	}
 	if e.budget == nil {
 		e.budget = NewBudget(cfg.Rate)
@@ -165,8 +190,10 @@ func (e *Engine) Step(now time.Time, packets []capture.Packet) *Actions {
 	e.table.Expire(now)
 	e.names.Expire(now)
 	e.advance(now)
+	e.sayNameless(now)
 	e.unheard(heardUntil(now, packets))
 	e.release(now)
+	e.showLess(now)
 	e.actions.Wake = e.wake(now)
 	return &e.actions
 }
@@ -220,6 +247,8 @@ func (e *Engine) advance(now time.Time) {
 	for _, w := range e.watches {
 		e.retraceDue(now, w)
 	}
+	e.sweepDue(now)
+	e.triggersDue(now)
 }
 
 // release sends what the responders' allowances permit.
@@ -239,11 +268,20 @@ func (e *Engine) wake(now time.Time) time.Time {
 	if len(e.runs) > 0 && e.runs[0].wake.Before(at) {
 		at = e.runs[0].wake
 	}
+	if len(e.triggers) > 0 && e.triggersAt.Before(at) {
+		at = e.triggersAt
+	}
+	if len(e.sweeps) > 0 && e.sweeps[0].at.Before(at) {
+		at = e.sweeps[0].at
+	}
 	if !e.grantAt.IsZero() && e.grantAt.Before(at) {
 		at = e.grantAt
 	}
 	if len(e.expected) > 0 && e.expected[0].words.until.Before(at) {
 		at = e.expected[0].words.until
+	}
+	if len(e.nameless) > 0 && now.Add(namelessLook).Before(at) {
+		at = now.Add(namelessLook)
 	}
 	for _, w := range e.watches {
 		if !w.retraceAt.IsZero() && w.retraceAt.Before(at) {

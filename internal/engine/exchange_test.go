@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"reflect"
 	"testing"
 	"time"
 
@@ -42,7 +43,7 @@ func TestRepliesTellOfTheirPackets(t *testing.T) {
 					Attempt: 1, ProbeLen: len(r.packets[0]), ProbeTOS: r.probes[0].TOS, ReplyTOS: got.ReplyTOS,
 					ICMPType: kind, QuoteTTL: r.probes[0].TTL, QuoteTOS: r.probes[0].TOS, QuoteLen: len(r.packets[0]),
 				}
-				if got != want {
+				if !reflect.DeepEqual(got, want) {
 					t.Errorf("got  %+v\nwant %+v", got, want)
 				}
 			}

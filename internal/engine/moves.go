@@ -112,7 +112,7 @@ func keep[K comparable](e *Engine, now time.Time, m map[K]*origin, k K, o *origi
 
 // live reports whether an origin's connection may move now.
 func (e *Engine) live(now time.Time, o *origin) bool {
-	return o != nil && e.table.Get(o.flow.Key) == o.flow && now.Sub(o.flow.LastSeen) <= moveWithin
+	return o != nil && e.table.Get(o.flow.Key) == o.flow && now.Sub(o.flow.LastSeen()) <= moveWithin
 }
 
 // arrives looks at the first packet of a flow that begins without a hello.

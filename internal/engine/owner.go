@@ -55,17 +55,17 @@ func (y *early) take(k trace.FlowKey) *owner.Owner {
 // Owner tells whose a flow is, which may decide that it is traced.
 func (e *Engine) Owner(now time.Time, o owner.Owner) {
 	f := e.table.Get(o.Key)
-	if f == nil || o.At.After(f.LastSeen) {
+	if f == nil || o.At.After(f.LastSeen()) {
 		// Its SYN is still on the way here; what has these ports now is another
 		// connection.
 		e.early.put(now, &o)
-		return
+		if f == nil || !f.Quiet {
+			return
+		}
+		// Or the SYN has no time but that of its reading, and nothing more of the flow is
+		// shown. If it is another one's, that begins before anything is probed.
 	}
-	a, _ := f.Attachment.(*attachment)
-	if a == nil {
-		a = &attachment{}
-		f.Attachment = a
-	}
+	a := attached(f)
 	if a.owner != nil && a.owner.Process.PID != 0 && o.Process.PID == 0 {
 		return
 	}
@@ -94,10 +94,7 @@ func (e *Engine) ownerOf(now time.Time, f *flow.Flow, o *flow.Observation) {
 		return
 	}
 	if known := e.early.take(f.Key); known != nil {
-		if a == nil {
-			a = &attachment{}
-			f.Attachment = a
-		}
+		a = attached(f)
 		a.owner, a.epoch = known, 0
 	}
 }
@@ -111,7 +108,7 @@ func (e *Engine) inquire(f *flow.Flow, a *attachment) {
 	case !f.Egress.Known:
 		a.epoch = 0 // look again when something leaves
 		return
-	case f.TCP.SynOut && !f.TCP.Established:
+	case f.TCP != nil && f.TCP.SynOut && !f.TCP.Established:
 		a.epoch = 0 // look again with the next packet
 		return
 	}
@@ -145,7 +142,7 @@ func (e *Engine) Scales() []Question {
 
 // Scale tells what the local socket of a flow knows of its handshake.
 func (e *Engine) Scale(k trace.FlowKey, local, peer uint8, sack bool) {
-	if f := e.table.Get(k); f != nil {
+	if f := e.table.Get(k); f != nil && f.TCP != nil {
 		f.TCP.Told(local, peer, sack)
 	}
 }
@@ -169,6 +166,7 @@ func (e *Engine) Wonders() []owner.Query {
 
 // Found tells whose a flow is. That decides nothing.
 func (e *Engine) Found(o owner.Finding) {
+	e.tellNameless(&o)
 	f := e.table.Get(o.Key)
 	if f == nil {
 		return

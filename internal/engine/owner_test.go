@@ -232,3 +232,68 @@ func TestRecordsWithoutProcess(t *testing.T) {
 	}
 	r.e.Found(owner.Finding{Query: owner.Query{Key: trace.FlowKey{Proto: trace.UDP}}}) // of no flow
 }
+
+// A trace that is over before its flow's process is known waits for that, until the
+// answer, for long enough, or until its watch ends.
+func TestRecordsWaitForTheProcess(t *testing.T) {
+	curl := trace.Process{PID: 42, Name: "curl"}
+	for name, test := range map[string]struct {
+		answer func(r *rig, asked owner.Query)
+		want   *trace.Process
+	}{
+		"found":          {func(r *rig, asked owner.Query) { r.e.Found(owner.Finding{Query: asked, Process: curl}) }, &curl},
+		"unknown":        {func(r *rig, asked owner.Query) { r.e.Found(owner.Finding{Query: asked}) }, nil},
+		"no answer":      {func(r *rig, _ owner.Query) { r.after(namelessWait) }, nil},
+		"the watch ends": {func(r *rig, _ owner.Query) { r.e.Remove(r.now, r.w, trace.StopCancelled) }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRigOf(t, false, 4, Config{Finds: true}, netip.MustParseAddrPort("203.0.113.7:443"))
+			r.handshake()
+			r.exchange()
+			r.out(segment{flags: wire.FIN | wire.ACK})
+			r.in(segment{flags: wire.FIN | wire.ACK})
+			asked := r.e.Wonders()
+			if n := len(r.traces()); n != 0 || len(asked) != 1 || r.w.Running() != 1 {
+				t.Fatalf("%d traces, %d questions, %d running", n, len(asked), r.w.Running())
+			}
+			r.e.Found(owner.Finding{Query: owner.Query{Key: asked[0].Key, At: asked[0].At.Add(-time.Second)}, Process: trace.Process{PID: 1}})
+			r.after(namelessWait / 2)
+			if n := len(r.traces()); n != 0 {
+				t.Fatalf("%d traces before the answer", n)
+			}
+			test.answer(r, asked[0])
+			all := r.traces()
+			if len(all) != 1 || r.w.Running() != 0 || r.e.Held(r.now).Waiting != 0 {
+				t.Fatalf("%d traces, %d running, %+v", len(all), r.w.Running(), r.e.Held(r.now))
+			}
+			if got := all[0].Process; (got == nil) != (test.want == nil) || got != nil && *got != *test.want {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+}
+
+// Whose SYN bears no time but that of its reading, of a flow that nobody seemed to want: it is
+// this one's owner all the same, for no packet will come that could take it.
+func TestOwnerOfIgnored(t *testing.T) {
+	r, s := followedRig(t)
+	inside := r.key()
+	inside.Dst = netip.MustParseAddrPort("10.9.9.9:443")
+	r.w.Selector = service.Selector{PIDs: []int{42}, Rules: []service.Rule{{Prefix: netip.MustParsePrefix("10.9.9.9/32")}}}
+	r.handshake()
+	r.exchange()
+	if !s.ignored[r.key()] {
+		t.Fatal("it is not ignored")
+	}
+	r.now = r.now.Add(10 * time.Millisecond)
+	r.e.Owner(r.now, owner.Owner{Key: r.key(), Socket: inside, At: r.now, Process: trace.Process{PID: 42, Name: "x"}, Final: true})
+	if r.step(nil); !s.on[r.key()] {
+		t.Fatal("it is not followed")
+	}
+	r.after(time.Second)
+	r.exchange()
+	r.after(time.Second)
+	if len(r.probes) == 0 {
+		t.Error("nothing was probed")
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"servicetraceroute/internal/capture"
 	"servicetraceroute/internal/flow"
 	"servicetraceroute/internal/probe"
+	"servicetraceroute/internal/wire"
 	"servicetraceroute/trace"
 )
 
@@ -32,6 +33,9 @@ func (e *Engine) packet(p *capture.Packet) {
 			e.stats.Packets.Malformed++
 			return
 		}
+		if e.ignored(e.tcp.SrcPort, e.tcp.DstPort, p.Direction == capture.Outgoing) {
+			return
+		}
 		if e.cfg.Replay {
 			e.orient(p)
 		}
@@ -39,6 +43,9 @@ func (e *Engine) packet(p *capture.Packet) {
 	case e.ip.Proto == protoUDP:
 		if err := e.udp.Decode(e.ip.Transport, e.ip.TransportLen); err != nil {
 			e.stats.Packets.Malformed++
+			return
+		}
+		if e.ignored(e.udp.SrcPort, e.udp.DstPort, p.Direction == capture.Outgoing) {
 			return
 		}
 		if e.cfg.Replay {
@@ -73,9 +80,21 @@ func (e *Engine) segment(p *capture.Packet) {
 	if !followed || e.sent.OwnForwarded(&e.ip, &e.tcp) || e.cfg.Replay && e.replayedSegment(p) {
 		return
 	}
+	if p.Brief && !e.beginUnseen(p, flow.Key(&e.ip, &e.tcp, outgoing)) {
+		return
+	}
 	f, o, followed := e.table.Observe(p, &e.ip, &e.tcp)
+	if f != nil && !followed && e.tcp.Flags&wire.SYN != 0 {
+		e.reused(p.Time, f)
+	}
 	if f == nil || !followed || !e.locate(f, passing, outgoing) {
 		return
+	}
+	if o.FirstSYN {
+		f.Quiet = false // from here on all is shown
+		if a, ok := f.Attachment.(*attachment); ok {
+			a.gap = time.Time{}
+		}
 	}
 	e.ownerOf(p.Time, f, &o)
 	if e.cfg.Replay {
@@ -83,8 +102,17 @@ func (e *Engine) segment(p *capture.Packet) {
 	}
 	e.attend(p, f, &o)
 	a := e.match(p.Time, f)
-	if o.FirstSYN {
-		a.anew, a.refused = a.finished > 0, false
+	if a == nil {
+		return
+	}
+	if p.Brief && a.epoch == 0 {
+		a.waits = true // for what leaves, which would not be shown
+		e.showWhole(p.Time, f)
+	}
+	if o.FirstSYN { // of another connection, if one was there
+		e.endSweep(a)
+		delete(e.triggers, f)
+		a.anew, a.refused, a.narrow, a.health = a.finished > 0, false, nil, nil
 	}
 	if a.watch == nil && a.run == nil {
 		return
@@ -97,8 +125,12 @@ func (e *Engine) segment(p *capture.Packet) {
 		a.watch.lastSeen = p.Time
 	}
 	e.notePacket(p, a, e.tcp.PayloadLen)
+	e.examine(p.Time, f, a, &e.tcp, &o)
 	if a.run != nil {
 		e.watchOver(p, a.run, &o)
+	}
+	if a.run == nil && o.LabelChanged {
+		a.relabelled()
 	}
 	if a.run == nil || e.cfg.Replay {
 		e.consider(p.Time, f)
@@ -110,6 +142,9 @@ func (e *Engine) segment(p *capture.Packet) {
 // once why not when it may not.
 func (e *Engine) consider(now time.Time, f *flow.Flow) {
 	a := e.match(now, f)
+	if a == nil {
+		return
+	}
 	w := a.watch
 	if e.cfg.Replay {
 		if w != nil && shown(now, f) {
@@ -126,7 +161,7 @@ func (e *Engine) consider(now time.Time, f *flow.Flow) {
 			return
 		}
 		if a.anew {
-			a.anew, a.finished, a.told = false, 0, false
+			a.anew, a.finished, a.told, a.path = false, 0, false, nil
 		}
 	}
 	if w.late(now) || w.Single && w.begun {
@@ -148,6 +183,9 @@ func (e *Engine) consider(now time.Time, f *flow.Flow) {
 	if p.OnPayload && f.BytesIn+f.BytesOut == 0 || a.finished == 0 && !w.free(now, p, f) {
 		return
 	}
+	if a.finished == 0 && a.waitsToHurt() {
+		return
+	}
 	if len(e.runs) >= maxRuns {
 		return // counted as live flows without a trace; the next packet asks again
 	}
@@ -167,7 +205,7 @@ func (e *Engine) stands(now time.Time, f *flow.Flow) bool {
 // counts again once it speaks.
 func open(now time.Time, f *flow.Flow) bool {
 	if f.Key.Proto == trace.UDP {
-		return now.Sub(f.LastSeen) < spokeWithin && (f.UDP.Exchanges > 0 || mute(now, f))
+		return now.Sub(f.LastSeen()) < spokeWithin && (f.UDP.Exchanges > 0 || mute(now, f))
 	}
 	return f.TCP.Established && !f.TCP.Closed
 }
@@ -179,7 +217,7 @@ func (e *Engine) ready(now time.Time, f *flow.Flow, a *attachment) bool {
 		return showsItself(f)
 	}
 	if mute(now, f) {
-		a.refused = true
+		a.refused, a.unanswered = true, true
 		e.refuse(now, f, a, trace.ReasonNoInboundTTL)
 		return false
 	}
@@ -199,26 +237,30 @@ func (e *Engine) ready(now time.Time, f *flow.Flow, a *attachment) bool {
 
 // showsItself reports whether both ends of a TCP flow have shown what a probe needs.
 func showsItself(f *flow.Flow) bool {
-	return f.TCP.HaveUna && f.TCP.Newest.Valid && f.Egress.Known && f.TCP.Inbound.Valid
+	return f.TCP.HaveUna && f.TCP.Newest.Valid && f.Egress.Known && f.TCP.Inbound.Valid()
 }
 
 // again reports whether a flow that was traced is to be traced once more: the same
 // connection by Retrace, another one with the same addresses and ports by Every.
 func (a *attachment) again(now time.Time) bool {
 	since, p := now.Sub(a.ended), a.policy()
-	return p.Retrace > 0 && since >= p.Retrace || a.anew && p.Every >= 0 && since >= p.Every
+	prompted := a.path != nil && a.path.doubtTTL > 0 && !a.anew
+	if a.hurt != "" {
+		return true // it has cooled down
+	}
+	return p.Retrace > 0 && (since >= p.Retrace || prompted) || a.anew && p.Every >= 0 && since >= p.Every
 }
 
 // refusal says why a flow must not be probed; 0 if it may.
 func (e *Engine) refusal(f *flow.Flow) trace.Reason {
 	dst := f.Key.Dst.Addr()
 	own := dst.IsLoopback() || f.Key.Src.Addr() == dst || (e.cfg.Local != nil && e.cfg.Local(dst))
-	switch t := &f.TCP; {
-	case t.MD5:
+	switch t := f.TCP; {
+	case t != nil && t.MD5:
 		return trace.ReasonMD5
-	case t.AO:
+	case t != nil && t.AO:
 		return trace.ReasonAO
-	case t.BothMPTCP:
+	case t != nil && t.BothMPTCP:
 		return trace.ReasonMPTCP
 	case own && !e.cfg.Loopback:
 		return trace.ReasonLoopback
@@ -261,7 +303,7 @@ func (e *Engine) ended(now time.Time, f *flow.Flow, a *attachment, stop trace.St
 	e.emit(a.watch, &trace.Trace{
 		ID: e.newID(), Label: e.cfg.Label, Start: now, End: now, Algorithm: a.watch.policy(service.Name).Params.Algorithm,
 		Flow: e.tuple(f), Service: &service, Process: a.whose(), Hops: []trace.Hop{}, Stop: stop, Reason: reason,
-		Observed: observed(f),
+		Observed: observed(f, now),
 	})
 }
 
@@ -282,13 +324,23 @@ func (e *Engine) watchOver(p *capture.Packet, r *run, o *flow.Observation) {
 		e.harmed(now, r, harmRST)
 		e.finish(now, r, trace.StopFlowClosed)
 		return
-	case o.Closed || o.FirstSYN:
-		// A probe after the peer's close costs it a reset.
+	case o.FirstSYN || r.closed() && o.LabelChanged:
 		e.finish(now, r, trace.StopFlowClosed)
 		return
+	case o.Closed:
+		// A probe that comes to the peer after its close costs it a reset.
+		if !e.outlives(now, r, o) {
+			e.finish(now, r, trace.StopFlowClosed)
+			return
+		}
+		e.outlive(now, r)
 	case o.LabelChanged:
 		// IPv6 hosts pick a new flow label after a timeout, and with it a new path.
 		e.restart(now, r)
+	}
+	if r.closed() {
+		e.heardClosed(now, r, o)
+		return
 	}
 	if a := r.reach.Open(); a.TTL != 0 && o.Data && now.Sub(a.Sent) < r.rtt()*3/2+10*time.Millisecond {
 		r.crossed = true
@@ -314,14 +366,6 @@ func (e *Engine) watchOver(p *capture.Packet, r *run, o *flow.Observation) {
 func distance(f *flow.Flow) int {
 	ttl, _ := f.InboundTTL()
 	return probe.Distance(ttl)
-}
-
-func observed(f *flow.Flow) trace.Observed {
-	o := trace.Observed{RTT: -1, Retransmits: f.Retransmits, BytesIn: f.BytesIn, BytesOut: f.BytesOut}
-	if rtt, _, ok := f.RTT(); ok {
-		o.RTT = rtt
-	}
-	return o
 }
 
 // plausible reports whether a pure acknowledgement can be the destination's

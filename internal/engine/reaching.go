@@ -8,21 +8,25 @@ import (
 )
 
 // reaching sends the next probe that may reach the destination if the flow
-// permits it now, and returns when to ask again.
-func (e *Engine) reaching(now time.Time, r *run) time.Time {
+// permits it now, and returns when to ask again. A bucket that granted one before, after
+// others that waited longer, is asked no more.
+func (e *Engine) reaching(now time.Time, r *run, granted *probe.Bucket) time.Time {
 	if r.fenced() {
-		return now.Add(idleLook)
+		return e.later(now)
 	}
 	interval := max(probe.ReachingInterval, 2*r.rtt()) + r.near.spread
 	if end, open := r.attempt(now, interval); open {
 		return end
 	}
 	if r.dest != nil || r.stopAt != 0 || !e.reachAllowed(now, r) {
-		return now.Add(idleLook)
+		return e.later(now)
 	}
 	ttl, at, ok := r.reach.Next(interval)
 	if !ok {
-		return now.Add(idleLook)
+		return e.later(now)
+	}
+	if before := min(ttl, r.plan.Boundary()) - 1; r.tooSoon && before >= r.params.FirstTTL && !r.plan.Settled(before) {
+		return e.later(now) // the router before the destination tells how soon that can answer
 	}
 	if last := r.near.reachedAt; !last.IsZero() && at.Before(last.Add(interval)) {
 		at = last.Add(interval) // also after a restart, and after another trace of the flow
@@ -40,16 +44,21 @@ func (e *Engine) reaching(now time.Time, r *run) time.Time {
 		// algorithm's order first, and within its allowance.
 		bucket = e.buckets.For(now, place, noAddr)
 		if !r.plan.Settled(ttl) {
+			return e.later(now)
+		}
+		if r.leftOut(ttl) {
+			r.anchor()
 			return now.Add(idleLook)
 		}
 	} else if e.buckets.Answers(place) {
 		bucket = e.buckets.For(now, place, noAddr) // a router is there for other flows
 	}
 	if !e.budget.available(now) { // before a token is taken for nothing
-		return now.Add(time.Millisecond)
+		return now.Add(max(e.budget.turn(len(e.runs)), time.Millisecond))
 	}
-	if bucket != nil && !bucket.Take(now) {
-		return now.Add(idleLook)
+	if bucket != nil && bucket != granted && (r.asking != nil || !bucket.Take(now)) {
+		e.ask(r, ttl, bucket, place)
+		return e.later(now)
 	}
 	if e.send(now, r, ttl, bucket, place, true) {
 		// The spread keeps probes from meeting an application's own rhythm each time.
@@ -96,7 +105,7 @@ func (e *Engine) reachAllowed(now time.Time, r *run) bool {
 // that its connection stands, not while segments are being lost, and rather
 // while the local stack is quiet.
 func (e *Engine) reachGate(now time.Time, r *run) time.Time {
-	t := &r.flow.TCP
+	t := r.flow.TCP
 	spoke := t.PeerSpoke
 	if r.flow.Direction == trace.In {
 		spoke = t.PeerData
@@ -104,7 +113,7 @@ func (e *Engine) reachGate(now time.Time, r *run) time.Time {
 	if !spoke {
 		// A server in SYN-cookie mode that missed our third segment knows nothing of
 		// the flow, says nothing, and would answer with a reset.
-		return now.Add(idleLook)
+		return e.later(now)
 	}
 	rtt := r.rtt()
 	if !r.retransAt.IsZero() {
@@ -121,8 +130,8 @@ func (e *Engine) reachGate(now time.Time, r *run) time.Time {
 		if t.NoSACK() {
 			still = max(time.Second, 4*rtt)
 		}
-		if quiet := t.DataOut.Add(still); t.Nxt != t.Una || now.Before(quiet) {
-			return now.Add(idleLook)
+		if quiet := r.flow.DataOut().Add(still); t.Nxt != t.Una || now.Before(quiet) {
+			return e.later(now)
 		}
 	}
 	if r.reachDue.IsZero() {
@@ -139,4 +148,4 @@ func (e *Engine) reachGate(now time.Time, r *run) time.Time {
 
 // answerable is when the peer answers what is old again: Linux does so once in 500 ms
 // and socket, and a keepalive asks for the same answer as a probe.
-func (r *run) answerable() time.Time { return r.flow.TCP.OldOut.Add(probe.ReachingInterval) }
+func (r *run) answerable() time.Time { return r.flow.OldOut().Add(probe.ReachingInterval) }

@@ -23,7 +23,12 @@ func (e *Engine) finish(now time.Time, r *run, stop trace.Stop) {
 	if len(e.runsTo[dst]) == 0 {
 		delete(e.runsTo, dst)
 	}
+	e.stillShared(now, r)
+	for i := range r.hops {
+		r.hops[i].limited = e.limited(now, &r.hops[i])
+	}
 	t := r.record(now, stop)
+	e.missedThere(now, r)
 	if stop == trace.StopRefused {
 		t.Reason = trace.ReasonNoState
 		if r.at.hearing == HearsErrors {
@@ -36,27 +41,31 @@ func (e *Engine) finish(now time.Time, r *run, stop trace.Stop) {
 	for _, h := range t.Hops {
 		e.stats.Probes.Deferred += uint64(h.Deferred)
 	}
-	for _, w := range r.waiters {
-		w.Cancel()
-	}
+	r.withdraw()
 	for _, s := range r.open {
 		e.noteFate(s, CutShort)
 		s.Timeout = true
 	}
-	r.waiters, r.open = nil, nil
+	r.open = nil
 	r.at.run = nil
+	if r.at.hearing != HearsErrors {
+		r.at.hearing = 0 // for the next trace: its socket may be another, or have changed its mind
+	}
 	r.at.ended = now
+	alone := r.lone()
 	r.at.finished++
 	r.watch.running--
 	r.turn.vacate(now)
 	if again := r.watch.policy(r.at.service.Name).Retrace; again > 0 {
 		r.watch.retraceAt = earliest(r.watch.retraceAt, now.Add(again))
 	}
-	if e.cfg.Replay && (r.at.watch == nil || len(t.Hops) == 0) {
-		e.disown(t) // not selected after all, or none of its probes can be told from another
+	if e.cfg.Replay && (r.at.watch == nil || len(t.Hops) == 0 || alone) {
+		e.disown(t) // not selected after all, none of its probes can be told from another, or no trace
 		return
 	}
-	e.emit(r.watch, t)
+	e.say(now, r, t)
+	e.compare(now, r, t)
+	e.sweepFrom(now, r, t)
 	if r.at.claimed {
 		r.at.claimed, e.freed = false, true
 	}
@@ -68,13 +77,13 @@ func (r *run) record(now time.Time, stop trace.Stop) *trace.Trace {
 	service := r.at.service
 	t := &trace.Trace{
 		ID: r.id, Start: r.start, End: now, Algorithm: r.params.Algorithm, Service: &service, Process: r.at.whose(),
-		Stop: stop, Mixed: r.mixed, Observed: observed(r.flow), Impact: r.impact, Hops: []trace.Hop{},
+		Stop: stop, Mixed: r.mixed, Trigger: r.trigger, Observed: observed(r.flow, now), Impact: r.impact, Hops: []trace.Hop{},
 	}
 	final := 0 // the destination's TTL
 	if r.dest != nil {
 		final = r.dest.TTL
 		t.Reached, t.Destination = true, r.dest
-	} else if rtt, _, ok := r.flow.TCP.RTT(); ok && !r.udp() && stop != trace.StopBorder && stop != trace.StopUnreachable {
+	} else if rtt, _, ok := r.flow.RTT(); ok && !r.udp() && stop != trace.StopBorder && stop != trace.StopUnreachable {
 		t.Destination = &trace.Destination{RTT: rtt, By: trace.DestinationByPassive}
 	}
 	for ttl := r.params.FirstTTL; ttl <= last; ttl++ {
@@ -101,7 +110,7 @@ func (r *run) last() int {
 	last := 0
 	for ttl := r.params.FirstTTL; ttl < r.params.FirstTTL+len(r.hops); ttl++ {
 		h := r.hop(ttl)
-		if h.sent > 0 || h.held > 0 {
+		if h.sent > 0 || h.held > 0 || r.leftOut(ttl) {
 			last = ttl
 		}
 		if r.stopAt != 0 && endsPath(h, r) {
@@ -126,13 +135,16 @@ func endsPath(h *hop, r *run) bool {
 
 func (r *run) hopRecord(ttl, final int) trace.Hop {
 	h := r.hop(ttl)
-	out := trace.Hop{TTL: ttl, Sent: h.sent, Deferred: h.held, Replies: []trace.Reply{}}
+	out := trace.Hop{TTL: ttl, Sent: int(h.sent), Deferred: int(h.held), Replies: []trace.Reply{}}
 	for _, reply := range h.replies {
 		// An acknowledgement at a TTL that turned out to be another's is no hop.
 		if reply.Kind == trace.TCPAck && ttl != final {
 			continue
 		}
 		out.Replies = append(out.Replies, reply)
+	}
+	if r.leftOut(ttl) {
+		out.Replies = append(out.Replies, shared(*h.left))
 	}
 	out.Limited = h.limited && len(out.Replies) == 0
 	return out

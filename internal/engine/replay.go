@@ -29,12 +29,11 @@ const (
 	// A trace that goes on with what it knew already is the next one of its flow.
 	restartWithin = time.Second
 	copyWithin    = time.Millisecond
-	firstOfOwn    = 32768 // ports from here on are given to clients
 )
 
 // ReplayParams are the parameters of traces that are found in a file.
 func ReplayParams(p probe.Params) probe.Params {
-	p.FirstTTL, p.MaxTTL = 1, replayMaxTTL
+	p.FirstTTL, p.MaxTTL, p.Share = 1, replayMaxTTL, false
 	return p
 }
 
@@ -118,7 +117,7 @@ func (e *Engine) byClient() bool {
 		}
 		from, to = e.tcp.SrcPort, e.tcp.DstPort
 	}
-	return from >= firstOfOwn || to < firstOfOwn
+	return from >= capture.ClientPorts || to < capture.ClientPorts
 }
 
 // print tells one packet of a flow from another.
@@ -142,6 +141,9 @@ func (e *Engine) twice(p *capture.Packet, a *attachment) bool {
 	} else {
 		now.seq, now.ack, now.sum = e.tcp.Seq, e.tcp.Ack, uint32(e.tcp.Flags)<<16|uint32(e.tcp.Window)
 		now.val, now.echo = e.tcp.Options.TSVal, e.tcp.Options.TSEcr
+	}
+	if a.newest == nil {
+		a.newest = &[2]print{}
 	}
 	last := &a.newest[0]
 	if p.Direction == capture.Incoming {
@@ -180,7 +182,7 @@ func (e *Engine) replayedSegment(p *capture.Packet) bool {
 		return e.twice(p, a)
 	}
 	old := f.TCP.HaveUna && wire.SeqLess(e.tcp.Seq, f.TCP.Una)
-	stale := p.Time.Sub(f.LastSeen) > staleAfter && int(e.ip.TTL)+farBelow <= int(f.TTL)
+	stale := p.Time.Sub(f.LastSeen()) > staleAfter && int(e.ip.TTL)+farBelow <= int(f.TTL)
 	if !old && !stale {
 		return e.twice(p, a)
 	}

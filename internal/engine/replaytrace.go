@@ -43,6 +43,7 @@ func (e *Engine) probeSeen(p *capture.Packet, f *flow.Flow, s *probe.Sent) {
 	e.charge(now, r, s)
 	e.sent.Add(now, s, r.params.Timeout)
 	r.open = append(r.open, s)
+	s.Hold()
 	r.hop(s.TTL).sent++
 	r.progressAt, r.probedAt = now, now
 	e.schedule(r, now)
@@ -76,8 +77,25 @@ func (r *run) endsBefore(now time.Time, ttl int) bool {
 		r.resumedAt = now
 	}
 	again := now.Sub(r.resumedAt) < restartWithin && ttl <= r.reach.Lowest() && r.plan.Settled(ttl)
-	return again || r.seen >= maxSeen || now.Sub(r.start) > hardLimit
+	return again || r.follows(now, ttl) || r.seen >= maxSeen || now.Sub(r.start) > hardLimit
 }
+
+// follows reports whether a probe of that TTL is none of this trace's: it came later than this
+// one's would, and asks for what is known; or this is none, see lone.
+func (r *run) follows(now time.Time, ttl int) bool {
+	since := now.Sub(r.probedAt)
+	if r.lone() {
+		return since >= min(nextWithin+2*r.rtt(), sweepInterval*9/10)
+	}
+	return since >= sweepInterval*9/10 && ttl < r.reach.Lowest() && r.plan.Settled(ttl) && r.plan.Finished()
+}
+
+// nextWithin is how long after its first answer a trace sends the next probe, mostly much sooner.
+const nextWithin = 150 * time.Millisecond
+
+// lone reports whether what looks like a trace is a single probe behind the flow's traces: it
+// only asked whether the path was still the same (sweep.go).
+func (r *run) lone() bool { return r.seen == 1 && r.at.finished > 0 }
 
 // charge charges the probe to its responder's bucket as if it had waited there: what a
 // router's limit keeps silent is not called loss.
@@ -122,8 +140,8 @@ func (e *Engine) identify(now time.Time, f *flow.Flow, a *attachment) {
 // renew lets the next connection of the same addresses and ports be another flow, with
 // names of its own. A flow whose way was guessed was opened by its near end.
 func (e *Engine) renew(f *flow.Flow, o *flow.Observation) {
-	if a, ok := f.Attachment.(*attachment); ok && o.FirstSYN && a.told {
-		a.told, a.watch, a.epoch = false, nil, 0
+	if a, ok := f.Attachment.(*attachment); ok && o.FirstSYN {
+		a.told = false // what else was of the one before ownerOf forgot
 	}
 	if e.guessed && !f.TCP.SynOut && !f.TCP.SynIn {
 		f.Direction = trace.Out

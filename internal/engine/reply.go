@@ -2,7 +2,7 @@ package engine
 
 import (
 	"net/netip"
-	"time"
+	"slices"
 
 	"servicetraceroute/internal/capture"
 	"servicetraceroute/internal/flow"
@@ -28,14 +28,19 @@ func (e *Engine) icmp(p *capture.Packet) {
 		e.stats.Packets.Malformed++
 		return
 	}
+	if e.ours != nil && q.HasPorts && e.ours(q.SrcPort, q.Dst) {
+		return
+	}
 	r := probe.Reply{
 		At: p.Time, From: e.ip.Src, TTL: e.ip.TTL, Kind: m.Kind, MTU: m.MTU,
-		Quote: retained(&q), HasInfo: wire.HasInterfaceInfo(m.Extensions),
-		TOS: e.ip.TOS, ID: e.ip.ID, Len: e.ip.Len, Type: m.Type, Code: m.Code,
+		Quote: retained(&q),
+		TOS:   e.ip.TOS, ID: e.ip.ID, Len: e.ip.Len, Type: m.Type, Code: m.Code,
 	}
 	if len(m.Extensions) > 0 {
-		r.MPLS = wire.AppendMPLS(nil, m.Extensions)
+		r.MPLS, r.Info = wire.AppendMPLS(nil, m.Extensions), wire.AppendInterfaceInfo(nil, m.Extensions)
 	}
+	fits, known := q.TCPChecksumFits()
+	r.Short, r.Stale = !known, known && !fits
 	switch s, verdict := e.sent.Match(&q); verdict {
 	case probe.Exact:
 		t := s.Owner.(*run)
@@ -43,6 +48,7 @@ func (e *Engine) icmp(p *capture.Packet) {
 		e.answer(s, r)
 		e.heardAnyway(t, s, r)
 	default:
+		e.tooBig(&r)
 		t := e.runOf(&r.Quote)
 		r.Serial = e.noteError(p, &m, &q, e.idOf(t, &r.Quote), false)
 		e.doubtful(t, r)
@@ -131,13 +137,21 @@ func (e *Engine) runOf(q *wire.Quote) *run {
 
 // answer credits a reply to the probe it is about. The first answer wins.
 func (e *Engine) answer(s *probe.Sent, r probe.Reply) {
+	t, _ := s.Owner.(*run)
+	if s.Acked && r.Kind == wire.TimeExceeded && t != nil && t.index >= 0 && s.Leg == t.leg {
+		e.withdraw(t, s)
+	}
 	if s.Answered {
 		e.stats.Replies.Duplicate++
 		e.noteAnswer(s, &r, Duplicate, false)
 		return
 	}
-	t, _ := s.Owner.(*run)
 	s.Answered = true
+	if t != nil && s.Leg == sweepLeg {
+		e.noteAnswer(s, &r, Answered, false)
+		e.confirm(t, s, r)
+		return
+	}
 	if t == nil || t.index < 0 || s.Leg != t.leg {
 		e.stats.Replies.Late++
 		e.noteAnswer(s, &r, Answered, true)
@@ -161,20 +175,51 @@ func (e *Engine) answer(s *probe.Sent, r probe.Reply) {
 	h.replies = append(h.replies, trace.Reply{
 		Addr: r.From, RTT: max(r.At.Sub(s.At), 0), Kind: kind, ReplyTTL: int(r.TTL),
 		MPLS: labels(r.MPLS), Changes: changes(s, &r), Late: s.Timeout,
-		Exchange: &trace.Exchange{
+		Exchange: t.exchange(trace.Exchange{
 			Sent: s.At, Attempt: s.Attempt + 1, ProbeLen: s.Len, ProbeTOS: s.TOS,
 			ReplyLen: r.Len, ReplyTOS: r.TOS, ReplyID: r.ID, ICMPType: r.Type, ICMPCode: r.Code, MTU: r.MTU,
 			QuoteTTL: r.Quote.TTL, QuoteTOS: r.Quote.TOS, QuoteLen: r.Quote.Len,
-		},
+			QuoteShort: r.Short, Quoted: quoted(s, &r), Interfaces: interfaces(r.Info),
+		}),
 	})
-	h.sentAt = append(h.sentAt, s.At)
+	e.chargeMisses(r.At, h)
 	t.progressAt = r.At
 	if r.Kind == wire.TimeExceeded {
+		e.saw(r.At, t, s, r.From)
 		e.expired(t, s, r)
 	} else {
 		e.unreachable(t, s, r)
 	}
 	e.schedule(t, r.At)
+}
+
+// exchange keeps one for the record, several of a trace in one piece.
+func (r *run) exchange(x trace.Exchange) *trace.Exchange {
+	const atOnce = 12 // about as many as a path has hops
+	if len(r.exchanges) == cap(r.exchanges) {
+		r.exchanges = make([]trace.Exchange, 0, atOnce)
+	}
+	r.exchanges = append(r.exchanges, x)
+	return &r.exchanges[len(r.exchanges)-1]
+}
+
+// withdraw takes back that the destination answered a probe: the acknowledgement was
+// another's, if the probe died on its way.
+func (e *Engine) withdraw(r *run, s *probe.Sent) {
+	s.Answered, s.Acked = false, false
+	h := r.hop(s.TTL)
+	for i := range h.replies {
+		if h.replies[i].Kind == trace.TCPAck && h.replies[i].Exchange.Sent.Equal(s.At) {
+			h.replies = slices.Delete(h.replies, i, i+1)
+			r.plan.Unlost(s.TTL)
+			e.stats.Replies.Matched--
+			break
+		}
+	}
+	if r.dest != nil && r.dest.By == trace.DestinationByAck && r.dest.TTL <= s.TTL {
+		r.dest, r.near.distance = nil, 0
+		delete(e.distances, r.flow.Key.Dst.Addr())
+	}
 }
 
 // expired handles a Time Exceeded: the destination is farther than that TTL.
@@ -184,6 +229,8 @@ func (e *Engine) expired(t *run, s *probe.Sent, r probe.Reply) {
 	}
 	t.reach.Expired(s.TTL)
 	switch {
+	case t.closed():
+		e.bound(r.At, t)
 	case t.fenced():
 		t.advanceFence(s.TTL, probe.Distance(r.TTL))
 	case s.TTL >= t.plan.Boundary():
@@ -217,102 +264,6 @@ func (e *Engine) unreachable(t *run, s *probe.Sent, r probe.Reply) {
 	t.stopAt = trace.StopUnreachable
 }
 
-// destinationReply handles a pure acknowledgement from the peer that repeats the
-// one before: the destination's own answer to an old segment, if a probe can
-// have caused it and nothing else has.
-func (e *Engine) destinationReply(p *capture.Packet, r *run) {
-	rtt := r.rtt()
-	floor := soonestAnswer(r.flow)
-	soonest := func(sent time.Time) bool { return p.Time.Sub(sent) >= floor }
-	a := r.reach.Open()
-	answer := rtt*3/2 + 10*time.Millisecond // the longest that one takes
-	if r.noiseAt.After(p.Time.Add(-answer)) {
-		if r.noiseAt.Before(a.Sent.Add(answer)) { // else the attempt's own would be here
-			r.reach.Void()
-		}
-		return
-	}
-	if a.TTL != 0 && !a.Void && soonest(a.Sent) {
-		e.hit(p, r, a)
-		return
-	}
-	top := 0
-	for _, s := range r.open {
-		if !s.Answered && !s.Reaching && s.TTL > r.reach.Lowest() && soonest(s.At) {
-			top = max(top, s.TTL)
-		}
-	}
-	switch {
-	case top > 0:
-		e.noteAcknowledgement(r, nil, p.Time)
-		r.reach.Overshot(top)
-		if r.dest != nil && top < r.dest.TTL {
-			r.dest, r.near.distance = nil, 0 // it is nearer than was proven
-		}
-		r.plan.SetBoundary(r.reach.Lowest() + 1)
-		r.fence = r.reach.Lowest()
-		e.schedule(r, p.Time)
-	case r.lastReachAt.IsZero() && e.checkReached(r, soonest):
-		e.noteAcknowledgement(r, nil, p.Time)
-		r.mixed = true // a TTL that expired on the way before now reaches
-	default:
-		e.harmed(p.Time, r, harmDupAck)
-	}
-}
-
-// soonestAnswer is the least time after which an answer to a probe can come: 0.8
-// of the least round trip. What the two stacks need to make and take in a segment
-// varies by some hundred microseconds, which is all there is on a short path.
-func soonestAnswer(f *flow.Flow) time.Duration {
-	_, least, ok := f.TCP.RTT()
-	if !ok {
-		return 0
-	}
-	return max(min(least*4/5, least-500*time.Microsecond), 0)
-}
-
-// checkReached reports whether a probe is outstanding whose TTL expired on the
-// way before.
-func (e *Engine) checkReached(r *run, soonest func(time.Time) bool) bool {
-	for _, s := range r.open {
-		if !s.Answered && s.TTL <= r.reach.Lowest() && len(r.hop(s.TTL).replies) > 0 && soonest(s.At) {
-			return true
-		}
-	}
-	return false
-}
-
-// hit credits the destination's answer to the one reaching probe outstanding.
-func (e *Engine) hit(p *capture.Packet, r *run, a probe.Attempt) {
-	exchange := &trace.Exchange{
-		Sent: a.Sent, Attempt: 1, ReplyLen: e.ip.Len, ReplyTOS: e.ip.TOS, ReplyID: e.ip.ID, TCPFlags: uint8(wire.ACK),
-	}
-	for _, s := range r.open {
-		if s.Reaching && s.TTL == a.TTL && !s.Answered && s.Leg == r.leg {
-			if s.At.Equal(a.Sent) {
-				exchange.Attempt, exchange.ProbeLen, exchange.ProbeTOS = s.Attempt+1, s.Len, s.TOS
-				e.noteAcknowledgement(r, s, p.Time)
-			} else {
-				e.noteFate(s, Silent) // an earlier attempt, given up
-			}
-			s.Answered = true
-		}
-	}
-	busy := r.before.After(a.Sent.Add(-r.rtt()))
-	r.noisy = r.noisy || busy
-	r.reach.Hit(p.Time, busy)
-	r.plan.Lost(a.TTL) // no router answered there
-	h := r.hop(a.TTL)
-	h.replies = append(h.replies, trace.Reply{
-		Addr: r.flow.Key.Dst.Addr(), RTT: p.Time.Sub(a.Sent), Kind: trace.TCPAck, ReplyTTL: int(e.ip.TTL),
-		Exchange: exchange,
-	})
-	h.sentAt = append(h.sentAt, a.Sent)
-	e.stats.Replies.Matched++
-	r.progressAt = p.Time
-	e.schedule(r, p.Time)
-}
-
 // replyKind translates an ICMP message into a record's word.
 func replyKind(k wire.ICMPKind) (trace.ReplyKind, bool) {
 	switch k {
@@ -332,35 +283,4 @@ func replyKind(k wire.ICMPKind) (trace.ReplyKind, bool) {
 		return trace.PacketTooBig, true
 	}
 	return 0, false
-}
-
-func labels(stack []wire.MPLSLabel) []trace.Label {
-	var out []trace.Label
-	for _, l := range stack {
-		out = append(out, trace.Label{Label: l.Label, TC: l.TC, S: l.S, TTL: l.TTL})
-	}
-	return out
-}
-
-// changes names what differs between the quote and the probe as sent.
-func changes(s *probe.Sent, r *probe.Reply) []trace.FindingKind {
-	var out []trace.FindingKind
-	add := func(yes bool, kind trace.FindingKind) {
-		if yes {
-			out = append(out, kind)
-		}
-	}
-	d := s.Differences(&r.Quote)
-	add(d.NATSrc, trace.NATSrc)
-	// A host does not forward what is its own: behind a destination NAT all errors bear
-	// the address that the flow was sent to (Linux translates their source as well).
-	add(d.NATDst || r.Kind == wire.TimeExceeded && r.From == s.Dst.Addr(), trace.NATDst)
-	add(d.NATPort, trace.NATPort)
-	add(d.Seq, trace.SeqRewritten)
-	add(d.DSCP, trace.DSCPChanged)
-	add(d.ECN, trace.ECNSet)
-	add(len(r.MPLS) > 0, trace.MPLS)
-	add(r.HasInfo, trace.InterfaceInfo)
-	add(r.Kind == wire.PacketTooBig, trace.MTU)
-	return out
 }

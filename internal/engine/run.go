@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"encoding/hex"
 	"net/netip"
+	"slices"
 	"time"
 
 	"servicetraceroute/internal/flow"
@@ -20,26 +21,30 @@ const (
 	spentWait   = time.Second            // for an answer that a keepalive has not spent
 	defaultRTT  = 200 * time.Millisecond // before the flow showed one
 	idleLook    = 100 * time.Millisecond
+	looks       = 50_000 // a second at traces that wait, of all traces
 	reachSpread = 150 * time.Millisecond
+	hopsAhead   = 3                     // beyond the expected distance that there is room for at first
 	roomLook    = 10 * time.Millisecond // until the flow leaves room for a probe
 )
 
 // run is one trace in progress.
 type run struct {
-	id     string
-	flow   *flow.Flow
-	at     *attachment
-	watch  *Watch
-	params probe.Params
-	plan   *probe.Plan
-	reach  *probe.Reach
-	jury   probe.Jury
-	start  time.Time
-	leg    int // raised by every restart: answers of an earlier leg are late
+	id      string
+	trigger string // what began it; empty: the flow itself
+	flow    *flow.Flow
+	at      *attachment
+	watch   *Watch
+	params  probe.Params
+	plan    *probe.Plan
+	reach   *probe.Reach
+	jury    probe.Jury
+	start   time.Time
+	leg     int // raised by every restart: answers of an earlier leg are late
 
-	hops        []hop // by TTL - FirstTTL
+	hops        []hop // by TTL - FirstTTL, as far as they matter
 	open        []*probe.Sent
-	waiters     []*probe.Waiter
+	waiters     []*wish
+	asking      *wish // the probe that may reach the destination, if it waits
 	dest        *trace.Destination
 	stopAt      trace.Stop // border or unreachable, once the TTLs below are known
 	mixed       bool
@@ -57,14 +62,25 @@ type run struct {
 	lastReachAt time.Time // in this trace
 	near        *near
 	turn        *keyed // what the trace stands for, if not its flow alone
-	crossed     bool   // the flow carried data while an attempt was open
-	spent       bool   // a keepalive may have taken the answer to the open attempt
+	hearing     Hearing
+	crossed     bool      // the flow carried data while an attempt was open
+	changed     bool      // it was said that the path is another than before
+	way         probe.Way // on which the leg began
+	left        int       // TTLs that are left out, since others saw what is there
+	looks       bool      // it leaves none out
+	disputes    uint64    // as far as was looked at
+	spent       bool      // a keepalive may have taken the answer to the open attempt
+	tooSoon     bool      // an answer to an attempt came too soon to be believed
 	impact      trace.Impact
+	exchanges   []trace.Exchange // room for those of replies to come
 
 	fence       int // if fenced: the highest TTL that may be probed
 	answeredTTL int // if fenced: the highest that was answered
 	fenceProven bool
-	detour      int // how much longer than the way there the way back from that one is
+	intact      bool // no probe of it can be damaged
+	detour      int  // how much longer than the way there the way back from that one is
+
+	closing closing // of a flow that was closed
 
 	damagedTTL int  // of UDP: the highest that answered a probe that no host takes in
 	wholeOnly  bool // of UDP: only others come through
@@ -91,17 +107,22 @@ type near struct {
 
 // hop collects what one TTL answered.
 type hop struct {
-	sent    int
+	sent    int32
+	held    int32 // probes that wait for the allowance now
 	limited bool
 	replies []trace.Reply
-	sentAt  []time.Time // of the probe that each reply answers
-	held    int         // probes that wait for the allowance now
+	left    *probe.Sight  // if it is left out: what others saw
+	missed  []*probe.Sent // while nobody answers there: whose misses those are is not known
 }
 
+// hop is that of a TTL; it is the caller's until the next call.
 func (r *run) hop(ttl int) *hop {
 	i := ttl - r.params.FirstTTL
-	if i < 0 || i >= len(r.hops) {
+	if i < 0 || ttl > r.params.MaxTTL {
 		return &hop{}
+	}
+	if n := i + 1 - len(r.hops); n > 0 {
+		r.hops = append(r.hops, make([]hop, n)...)
 	}
 	return &r.hops[i]
 }
@@ -120,22 +141,29 @@ func (e *Engine) begin(now time.Time, f *flow.Flow, a *attachment) {
 		id = e.newID()
 	}
 	r := &run{
-		id: id, flow: f, at: a, watch: w, params: w.policy(a.service.Name).Params, near: a.near,
-		start: now, progressAt: now, probedAt: now, before: f.LastSeen, index: -1, wake: now,
+		id: id, flow: f, at: a, watch: w, params: w.policy(a.service.Name).Params, near: a.near, hearing: a.hearing,
+		start: now, progressAt: now, probedAt: now, before: f.LastSeen(), index: -1, wake: now,
 	}
 	r.fence, r.fenceProven = e.fence(now, f)
+	r.intact = e.cfg.Intact != nil && e.cfg.Intact(f.Key.Dst.Addr())
 	r.resetLeg(now)
-	r.syncAfter(now, e.lostAt)
+	r.syncAfter(now, e.gap(f))
 	if f.Key.Proto == trace.TCP && !e.cfg.Replay {
 		e.inquireScale(f, a)
 	}
+	if r.params.Share && e.common == nil {
+		e.common = probe.NewCommon()
+	}
 	a.run = r
+	r.trigger, a.hurt = a.hurt, ""
+	e.endSweep(a)
 	w.running++
 	r.turn = w.occupy(now, w.policy(a.service.Name), f)
 	w.begun = true
 	e.stats.Traces.Started++
 	heap.Push(&e.runs, r)
 	e.runsTo[f.Key.Dst] = append(e.runsTo[f.Key.Dst], r)
+	e.verify(now, r)
 }
 
 // resetLeg forgets the path found so far.
@@ -151,14 +179,12 @@ func (r *run) resetLeg(now time.Time) {
 		r.answeredTTL, r.damagedTTL, r.wholeOnly = 0, 0, false
 		r.advanceFence(r.params.FirstTTL-1, 0)
 	}
-	r.hops = make([]hop, max(r.params.MaxTTL-r.params.FirstTTL+1, 0))
+	r.hops = make([]hop, max(min(r.params.MaxTTL, d+hopsAhead)-r.params.FirstTTL+1, 0))
+	r.way, r.left, r.looks = wayOf(r.flow), 0, r.leg > 1 // a new leg: the flow takes a way of its own
 	r.open = nil
 	r.dest, r.stopAt, r.noisy, r.crossed = nil, 0, false, false
 	r.jury = probe.Jury{}
-	for _, w := range r.waiters {
-		w.Cancel()
-	}
-	r.waiters = nil
+	r.withdraw()
 }
 
 // restart begins the trace anew: the flow's own packets take another path now.
@@ -202,10 +228,7 @@ func (r *run) syncAfter(now, lost time.Time) {
 	if lost.IsZero() {
 		return
 	}
-	out, in := r.flow.TCP.Newest.Time, r.flow.TCP.Inbound.Time
-	if r.udp() {
-		out, in = r.flow.UDP.Newest.Time, r.flow.UDP.Inbound.Time
-	}
+	out, in := r.flow.Newest()
 	r.syncOut, r.syncIn = out.After(lost), in.After(lost)
 	if !r.syncOut || !r.syncIn {
 		r.unsyncedAt = now
@@ -227,14 +250,16 @@ func (r *run) inSync(at time.Time, outgoing bool) {
 // work does what is due in one trace and sets when it is looked at next.
 func (e *Engine) work(now time.Time, r *run) {
 	e.timeouts(now, r)
+	e.stillShared(now, r)
 	if stop, over := e.over(now, r); over {
 		e.finish(now, r, stop)
 		return
 	}
-	next := now.Add(idleLook)
+	e.sayEarly(now, r)
+	next := e.later(now)
 	if r.mayProbe() {
 		next = earliest(next, e.planned(now, r))
-		next = earliest(next, e.reaching(now, r))
+		next = earliest(next, e.reaching(now, r, nil))
 	}
 	for _, s := range r.open {
 		next = earliest(next, s.At.Add(r.params.Timeout))
@@ -243,6 +268,11 @@ func (e *Engine) work(now time.Time, r *run) {
 		next = now.Add(time.Millisecond)
 	}
 	e.schedule(r, next)
+}
+
+// later is when a trace is looked at again that waits for something of which nothing tells.
+func (e *Engine) later(now time.Time) time.Time {
+	return now.Add(max(idleLook, time.Duration(len(e.runs))*time.Second/looks))
 }
 
 // mayProbe reports whether what is known of the flow is new enough for a probe.
@@ -257,12 +287,14 @@ func (e *Engine) planned(now time.Time, r *run) time.Time {
 	for {
 		ttl, at, ok := r.plan.Next()
 		if !ok {
-			return now.Add(idleLook)
+			return e.later(now)
 		}
 		if at.After(now) {
 			return at
 		}
-		e.queue(now, r, ttl)
+		if !e.leaveOut(now, r, ttl) {
+			e.queue(now, r, ttl)
+		}
 	}
 }
 
@@ -274,6 +306,7 @@ func (e *Engine) timeouts(now time.Time, r *run) {
 		case s.Answered:
 		case now.Before(s.At.Add(r.params.Timeout)):
 			kept = append(kept, s)
+			continue
 		default:
 			s.Timeout = true
 			if s.Reaching {
@@ -281,28 +314,57 @@ func (e *Engine) timeouts(now time.Time, r *run) {
 				break // its attempt ended before
 			}
 			r.plan.Lost(s.TTL)
-			fate := Silent
-			if s.Bucket != nil {
-				s.Bucket.Missed(s)
-				if s.Bucket.Limits(s.At) {
-					r.hop(s.TTL).limited = true
-					fate = Limited
-				}
-			}
-			e.noteFate(s, fate)
+			e.noteFate(s, e.missed(now, r.hop(s.TTL), s))
 			r.progressAt = now
 		}
+		s.Drop()
 	}
 	clear(r.open[len(kept):])
 	r.open = kept
 }
 
+// missed charges a probe that was not answered in time to its responder, if its hop is one
+// that answers, and reports whether a limit may be why.
+func (e *Engine) missed(now time.Time, h *hop, s *probe.Sent) Verdict {
+	if s.Bucket == nil {
+		return Silent
+	}
+	s.Hold()
+	if h.missed = append(h.missed, s); len(h.replies) > 0 && h.replies[len(h.replies)-1].Kind != trace.TCPAck {
+		e.chargeMisses(now, h)
+	} else {
+		e.buckets.Silent(now, s)
+	}
+	if e.buckets.Limits(now, s) {
+		return Limited
+	}
+	return Silent
+}
+
+// chargeMisses charges what a hop missed to the responder that answers there.
+func (e *Engine) chargeMisses(now time.Time, h *hop) {
+	for _, s := range h.missed {
+		e.buckets.Missed(now, s, h.replies[len(h.replies)-1].Addr)
+		s.Drop()
+	}
+	h.missed = nil
+}
+
+// limited reports whether a hop's silence coincides with what a limit withheld of a responder
+// that answers others there.
+func (e *Engine) limited(now time.Time, h *hop) bool {
+	return slices.ContainsFunc(h.missed, func(s *probe.Sent) bool { return e.buckets.Limits(now, s) })
+}
+
 // over decides whether the trace has ended, and why.
 func (e *Engine) over(now time.Time, r *run) (trace.Stop, bool) {
+	if r.closed() {
+		return e.overClosed(now, r)
+	}
 	if !r.unsyncedAt.IsZero() && now.Sub(r.unsyncedAt) > resyncLimit {
 		return trace.StopLostSync, true
 	}
-	if idle := r.flowTimeout(); idle > 0 && now.Sub(r.flow.LastSeen) > idle {
+	if idle := r.flowTimeout(); idle > 0 && now.Sub(r.flow.LastSeen()) > idle {
 		return trace.StopFlowIdle, true
 	}
 	if now.Sub(r.start) > hardLimit {
@@ -310,12 +372,21 @@ func (e *Engine) over(now time.Time, r *run) (trace.Stop, bool) {
 	}
 	e.prove(now, r)
 	if !r.plan.Finished() {
-		if now.Sub(r.progressAt) > patience {
+		if now.Sub(r.progressAt) > patience && !e.turnComes(r) {
 			return outOfPatience(r), true
 		}
 		return 0, false
 	}
 	return e.conclusion(now, r)
+}
+
+// turnComes reports whether what the trace waits for will have its turn within patience, as
+// things go: among very many traces it is our own rate that they wait for.
+func (e *Engine) turnComes(r *run) bool {
+	return len(r.waiters) > 0 && !slices.ContainsFunc(r.waiters, func(w *wish) bool {
+		wait, ok := w.Wait(e.cfg.Rate)
+		return !ok || wait > patience
+	})
 }
 
 // prove takes the destination for known once its answers say where it is.
@@ -344,6 +415,8 @@ func (e *Engine) conclusion(now time.Time, r *run) (trace.Stop, bool) {
 		return trace.StopSilentHops, true
 	case r.plan.Boundary() > r.params.MaxTTL:
 		return trace.StopMaxTTL, true
+	case r.closed():
+		return trace.StopFlowClosed, true
 	case r.fenced():
 		return trace.StopFence, true
 	case r.reach.Open().TTL != 0:
@@ -378,7 +451,7 @@ func outOfPatience(r *run) trace.Stop {
 // unprobed reports whether no probe was ever safe: too much of the flow's data was
 // under way for the window of the peer that is known.
 func (r *run) unprobed() bool {
-	return !r.udp() && r.leg == 1 && r.lastSeq == 0 && probe.Offsets(&r.flow.TCP) == 0
+	return !r.udp() && r.leg == 1 && r.lastSeq == 0 && probe.Offsets(r.flow.TCP) == 0
 }
 
 func (e *Engine) newID() string {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"time"
 
 	"servicetraceroute/internal/probe"
@@ -20,48 +21,136 @@ func (e *Engine) queue(now time.Time, r *run, ttl int) {
 	}
 	r.plan.Queued(ttl, true)
 	h.held++
-	leg := r.leg
-	w := &probe.Waiter{Place: place, Attempt: r.plan.Attempt(ttl)}
-	w.Grant = func(now time.Time, by *probe.Bucket) bool {
-		r.dropWaiter(w)
-		if r.index < 0 || r.leg != leg {
-			return false
-		}
-		h.held--
-		r.plan.Queued(ttl, false)
-		if !r.plan.Wanted(ttl) || !r.mayProbe() {
-			return false
-		}
-		if !e.send(now, r, ttl, by, place, false) {
-			e.schedule(r, now.Add(roomLook))
-			return false
-		}
-		e.schedule(r, now) // what comes next depends on this one
-		return true
-	}
+	w := e.newWish()
+	w.run, w.leg, w.ttl = r, r.leg, ttl
+	w.Place, w.Rank = place, r.plan.Rank(ttl)
 	r.waiters = append(r.waiters, w)
-	bucket.Wait(w)
+	bucket.Wait(&w.Waiter)
 	e.newWaits = true
 }
 
-func (r *run) dropWaiter(w *probe.Waiter) {
-	for i, other := range r.waiters {
-		if other == w {
-			r.waiters = append(r.waiters[:i], r.waiters[i+1:]...)
-			return
+// ask lets the probe that may reach the destination wait for its responder's allowance, as
+// others do: whoever came and looked now and then would find it taken each time.
+func (e *Engine) ask(r *run, ttl int, bucket *probe.Bucket, place probe.Place) {
+	if r.asking != nil {
+		return
+	}
+	w := e.newWish()
+	w.run, w.leg, w.ttl, w.reaching = r, r.leg, ttl, true
+	w.Place, w.Rank = place, r.plan.Attempt(ttl)
+	r.asking = w
+	bucket.Wait(&w.Waiter)
+	e.newWaits = true
+}
+
+// wish is a probe that waits for an allowance.
+type wish struct {
+	probe.Waiter
+	run      *run
+	leg, ttl int
+	reaching bool
+}
+
+// newWish returns one to be filled in, of those that were granted if there are.
+func (e *Engine) newWish() *wish {
+	if n := len(e.wishes); n > 0 {
+		w := e.wishes[n-1]
+		e.wishes = e.wishes[:n-1]
+		return w
+	}
+	w := &wish{}
+	w.Grant = func(now time.Time, by *probe.Bucket) bool { return e.grant(now, w, by) }
+	return w
+}
+
+// maxWishes bounds those that are kept for others to come.
+const maxWishes = 1 << 14
+
+// grant sends the probe that waited, if it is still of use.
+func (e *Engine) grant(now time.Time, w *wish, by *probe.Bucket) bool {
+	r, ttl := w.run, w.ttl
+	over, reaching := r.index < 0 || r.leg != w.leg, w.reaching
+	r.drop(w)
+	w.run, w.reaching = nil, false
+	if len(e.wishes) < maxWishes {
+		e.wishes = append(e.wishes, w)
+	}
+	if over {
+		return false
+	}
+	if reaching {
+		next := now
+		if r.mayProbe() {
+			next = e.reaching(now, r, by)
 		}
+		e.schedule(r, next)
+		return r.lastReachAt.Equal(now)
+	}
+	r.hop(ttl).held--
+	r.plan.Queued(ttl, false)
+	if !r.plan.Wanted(ttl) || !r.mayProbe() {
+		return false
+	}
+	if e.leaveOut(now, r, ttl) {
+		e.schedule(r, now)
+		return false
+	}
+	if !e.send(now, r, ttl, by, w.Place, false) {
+		e.schedule(r, now.Add(roomLook))
+		return false
+	}
+	e.schedule(r, now) // what comes next depends on this one
+	return true
+}
+
+// withdraw lets nothing wait any more.
+func (r *run) withdraw() {
+	for _, w := range r.waiters {
+		w.Cancel()
+	}
+	if r.asking != nil {
+		r.asking.Cancel()
+	}
+	r.waiters, r.asking = nil, nil
+}
+
+func (r *run) drop(w *wish) {
+	if r.asking == w {
+		r.asking = nil
+	}
+	if i := slices.Index(r.waiters, w); i >= 0 {
+		r.waiters = slices.Delete(r.waiters, i, i+1)
 	}
 }
 
 // send crafts one probe and hands it out. It reports false when the flow leaves
 // no room for one now.
 func (e *Engine) send(now time.Time, r *run, ttl int, b *probe.Bucket, place probe.Place, reaching bool) bool {
-	f := r.flow
-	s := &probe.Sent{
-		At: now, TTL: ttl, Attempt: r.plan.Attempt(ttl), Reaching: reaching,
-		Bucket: b, Place: place, Owner: r, Leg: r.leg,
+	s := e.sent.New()
+	s.At, s.TTL, s.Attempt, s.Reaching = now, ttl, r.plan.Attempt(ttl), reaching
+	s.Bucket, s.Place, s.Owner, s.Leg = b, place, r, r.leg
+	if !e.put(now, r, s) {
+		return false
 	}
-	if !e.craft(r, s, ttl) {
+	r.open = append(r.open, s)
+	s.Hold()
+	r.takeBack(ttl, ttl)
+	r.hop(ttl).sent++
+	r.progressAt = now
+	if reaching {
+		r.plan.SentReaching(ttl, now)
+		r.reach.Sent(ttl, now)
+	} else {
+		r.plan.Sent(ttl, now)
+	}
+	return true
+}
+
+// put crafts a probe of which everything else is filled in, and hands it out. It reports
+// false when the flow leaves no room for one now.
+func (e *Engine) put(now time.Time, r *run, s *probe.Sent) bool {
+	f := r.flow
+	if !e.craft(r, s, s.TTL) {
 		return false
 	}
 	if s.Src.Addr().Is4() {
@@ -77,19 +166,10 @@ func (e *Engine) send(now time.Time, r *run, ttl int, b *probe.Bucket, place pro
 	}
 	e.noteProbe(r, s, e.buf[from:])
 	e.sent.Add(now, s, r.params.Timeout)
-	if b != nil {
-		b.Sent(s)
+	if s.Bucket != nil {
+		s.Bucket.Sent(s)
 	}
 	e.budget.spend()
-	r.open = append(r.open, s)
-	r.hop(ttl).sent++
-	r.progressAt = now
-	if reaching {
-		r.plan.SentReaching(ttl, now)
-		r.reach.Sent(ttl, now)
-	} else {
-		r.plan.Sent(ttl, now)
-	}
 	e.stats.Probes.Sent++
 	e.actions.Probes = append(e.actions.Probes, Probe{
 		Packet: e.buf[from:len(e.buf):len(e.buf)], Interface: f.Egress.Interface, NextHop: f.Egress.NextHop, sent: s,
@@ -124,6 +204,9 @@ func (e *Engine) Failed(now time.Time, p Probe, why Failure) {
 	e.noteUnsent(s)
 	r, ok := s.Owner.(*run)
 	s.Timeout = true
+	if s.Bucket != nil {
+		s.Bucket.Unsent(now, s)
+	}
 	if !ok || r.index < 0 || s.Leg != r.leg {
 		return
 	}
@@ -136,6 +219,7 @@ func (e *Engine) Failed(now time.Time, p Probe, why Failure) {
 	for i, o := range r.open {
 		if o == s {
 			r.open = append(r.open[:i], r.open[i+1:]...)
+			s.Drop()
 			break
 		}
 	}

@@ -38,23 +38,16 @@ func (e *Engine) attune() {
 		return w.Selector.WantsTransit() || w.single() && !e.cfg.Local(w.Selector.Flow.Src.Addr())
 	})
 	if was && !e.transit {
-		e.table.Forget(func(f *flow.Flow) bool { return attached(f).passing || isAside(f) })
+		e.table.Forget(func(f *flow.Flow) bool {
+			a, ok := f.Attachment.(*attachment)
+			return ok && (a.passing || a.place == aside)
+		})
 	}
 }
 
 func isAside(f *flow.Flow) bool {
 	a, ok := f.Attachment.(*attachment)
 	return ok && a.place == aside
-}
-
-// attached is what is known of the flow, which from now on may be added to.
-func attached(f *flow.Flow) *attachment {
-	a, _ := f.Attachment.(*attachment)
-	if a == nil {
-		a = &attachment{}
-		f.Attachment = a
-	}
-	return a
 }
 
 // seenHere reports whether a packet is one of a flow that is followed where it was seen;
@@ -94,12 +87,12 @@ func (e *Engine) locate(f *flow.Flow, passing, outgoing bool) bool {
 	if f.Key.Proto == trace.TCP && e.tcp.Flags&wire.SYN != 0 {
 		switch {
 		case e.tcp.Flags&wire.ACK == 0: // the tuple may be another connection's now
-			a.place, a.client = unplaced, trace.FlowKey{}
+			a.place, a.client = unplaced, nil
 		case passing && outgoing:
 			a.place = aside
 		}
 	}
-	if e.transit && a.place == unplaced && (f.TCP.Established || f.UDP.Exchanges > 0) {
+	if e.transit && a.place == unplaced && f.Stands() {
 		e.askPlace(f, a)
 	}
 	return a.place != aside
@@ -114,9 +107,9 @@ func (e *Engine) reusable(now time.Time, k trace.FlowKey) {
 	if !e.cfg.Tracked {
 		return
 	}
-	if f := e.table.Get(k); f != nil && now.Sub(f.LastSeen) > tupleLife && attached(f).run == nil {
+	if f := e.table.Get(k); f != nil && now.Sub(f.LastSeen()) > tupleLife && attached(f).run == nil {
 		a := attached(f)
-		a.place, a.client = unplaced, trace.FlowKey{}
+		a.place, a.client = unplaced, nil
 	}
 }
 
@@ -127,6 +120,11 @@ func (e *Engine) askPlace(f *flow.Flow, a *attachment) {
 	}
 	a.place = placeAsked
 	e.places = append(e.places, f.Key)
+}
+
+// placing reports whether it is yet to come who a flow's ends are, which may select it.
+func (e *Engine) placing(a *attachment) bool {
+	return e.transit && a.place != placed && a.place != aside
 }
 
 // knowsPlace reports whether it is known who a selected flow's ends are, and asks if it was
@@ -169,7 +167,7 @@ func (e *Engine) Place(now time.Time, k, first, answers trace.FlowKey) {
 	case answers == in && (a.passing || foreign(first) && foreign(answers)):
 		f.Direction = trace.Transit
 		if first != k {
-			a.client = first
+			a.client = &first
 		}
 	case first == in && e.transit && (a.passing || foreign(answers)):
 		a.place = aside

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"servicetraceroute/internal/flow"
-	"servicetraceroute/internal/owner"
 	"servicetraceroute/internal/probe"
 	"servicetraceroute/internal/service"
 	"servicetraceroute/trace"
@@ -24,6 +23,7 @@ type Watch struct {
 	lastSeen  time.Time // of a packet of a selected flow
 	matched   uint64
 	running   int
+	unsaid    int // traces that are over, whose records wait for the flow's process
 	retraceAt time.Time
 	keys      map[netip.AddrPort]*keyed // by destination, of policies whose Per is not PerFlow
 }
@@ -34,6 +34,10 @@ type Policy struct {
 	Every   time.Duration // least time between traces of one flow; negative: once
 	Retrace time.Duration // 0: off
 	Per     Per           // what Every counts for
+	// When begins the traces of a TCP flow instead of its beginning, no sooner than CoolDown
+	// after the one before; nil: none. It belongs to the engine's goroutine.
+	When     Trigger
+	CoolDown time.Duration
 	// OnPayload: a trace begins no sooner than the flow carries payload.
 	OnPayload bool
 }
@@ -44,11 +48,11 @@ func (w *Watch) Matched() uint64 { return w.matched }
 // LastSeen is when a selected flow last showed a packet, or when the watch began.
 func (w *Watch) LastSeen() time.Time { return w.lastSeen }
 
-// Running is the number of its traces in progress.
-func (w *Watch) Running() int { return w.running }
+// Running is the number of its traces in progress, and of those whose records are to come.
+func (w *Watch) Running() int { return w.running + w.unsaid }
 
-// Over reports whether the watch starts no new trace and none is in progress.
-func (w *Watch) Over(now time.Time) bool { return w.late(now) && w.running == 0 }
+// Over reports whether the watch starts no new trace and has no record to come.
+func (w *Watch) Over(now time.Time) bool { return w.late(now) && w.Running() == 0 }
 
 func (w *Watch) late(now time.Time) bool {
 	return w.StopNewAfter > 0 && now.Sub(w.started) > w.StopNewAfter
@@ -68,42 +72,6 @@ func (w *Watch) single() bool {
 	return f != nil && f.Src.Addr().IsValid() && f.Src.Port() != 0
 }
 
-// attachment is what the engine knows of a flow beyond the table.
-type attachment struct {
-	epoch    uint64 // of the selections it was matched against
-	watch    *Watch
-	service  trace.Service
-	run      *run
-	told     bool // a flow record was written
-	ended    time.Time
-	finished int
-	anew     bool // another connection of the same tuple began since
-	refused  bool
-	asks     bool         // it was refused since it looked like questions and answers
-	owner    *owner.Owner // nil: not known
-	asked    bool         // who the owner is
-	claimed  bool         // another watch waits for the end of the trace
-	home     *attachment  // what to return to when this watch ends; nil: none
-	near     *near        // of the traces so far; nil: there was none
-	sized    bool         // the window scale was asked for
-	hearing  Hearing      // of a UDP flow's socket
-	passing  bool         // neither end is this host
-	place    place
-	coming   string        // the id of the trace that begins when the place is told; empty: none does
-	client   trace.FlowKey // how the client of a forwarded flow calls it; zero: as on the wire
-	words    *words        // what its client said first; nil: not known
-	dns      *resolver     // a connection to a DNS server that is read
-	ignored  bool          // a record said why it is not traced
-	// process is whose the flow is, as far as that was found out for its records alone;
-	// nil: not known. It was asked for at wondered; zero: never.
-	process  *trace.Process
-	wondered time.Time
-	newest   [2]print // of a replayed flow: its newest packet out and in
-}
-
-// policy is that of the flow's service. Some watch has the flow.
-func (a *attachment) policy() *Policy { return a.watch.policy(a.service.Name) }
-
 // Add starts a watch; flows already in the table are looked at again.
 func (e *Engine) Add(now time.Time, w *Watch) {
 	w.started, w.lastSeen = now, now
@@ -121,11 +89,11 @@ func (e *Engine) Add(now time.Time, w *Watch) {
 // where somebody waits for just that flow, or its owner was told too late.
 func (e *Engine) closedBefore(now time.Time, f *flow.Flow) {
 	a, ok := f.Attachment.(*attachment)
-	if !ok || a.watch == nil || !f.TCP.Closed || a.run != nil || a.refused || a.finished > 0 {
+	if !ok || a.watch == nil || !f.Closed() || a.run != nil || a.refused || a.finished > 0 {
 		return
 	}
 	// Not those that were over before the watch began.
-	owned := a.watch.Selector.ByOwner() && !e.cfg.NoProbe && !f.LastSeen.Before(a.watch.started)
+	owned := a.watch.Selector.ByOwner() && !e.cfg.NoProbe && !f.LastSeen().Before(a.watch.started)
 	if !owned && !a.watch.single() {
 		return
 	}
@@ -152,6 +120,9 @@ func (e *Engine) Replace(now time.Time, w *Watch, by Watch) {
 		}
 		if _, v := w.Selector.Match(e.tuple(f), e.known(now, f, a)); v == service.Yes {
 			a.epoch = e.epoch
+			if a.policy().When != nil && a.health != nil {
+				e.triggers[f] = struct{}{}
+			}
 			if a.policy().Retrace > 0 && a.finished > 0 {
 				w.retraceAt = now
 			}
@@ -186,6 +157,7 @@ func (e *Engine) Remove(now time.Time, w *Watch, why trace.Stop) {
 			e.finish(now, r, why)
 		}
 	}
+	e.sayAll(w)
 	for i, other := range e.watches {
 		if other == w {
 			e.watches = append(e.watches[:i], e.watches[i+1:]...)
@@ -210,22 +182,39 @@ func (e *Engine) removed(f *flow.Flow) {
 		return
 	}
 	e.deaf(a)
+	delete(e.triggers, f)
 	if a.run != nil {
-		e.finish(f.LastSeen, a.run, trace.StopFlowIdle)
+		stop := trace.StopFlowIdle
+		if a.run.closed() {
+			stop = trace.StopFlowClosed
+		}
+		e.finish(f.LastSeen(), a.run, stop)
 	}
+	e.endSweep(a) // also what began with that trace's end
+	e.showEnds(f)
 }
 
-// match attaches a flow to the first watch that selects it.
+// match attaches a flow to the first watch that selects it. It returns nil of one that none
+// does, once that is certain.
 func (e *Engine) match(now time.Time, f *flow.Flow) *attachment {
 	a, _ := f.Attachment.(*attachment)
 	if a == nil {
-		a = &attachment{}
-		f.Attachment = a
+		if f.Judged == e.epoch {
+			return nil
+		}
+		a = attached(f)
 	}
 	if a.epoch == e.epoch || a.watch != nil {
+		switch {
+		case f.Followed:
+		case a.watch == nil && a.waits && a.waited < patient:
+			a.waited++ // most will be nobody's, and the first packets are shown anyway
+		case e.needs(a):
+			e.showWhole(now, f)
+		}
 		return a
 	}
-	a.epoch = e.epoch
+	a.epoch, a.waits, a.waited = e.epoch, false, 0
 	t := e.tuple(f)
 	for _, w := range e.watches {
 		if w.Selector.ByInterface() && !f.Egress.Known {
@@ -237,12 +226,20 @@ func (e *Engine) match(now time.Time, f *flow.Flow) *attachment {
 			a.watch, a.service = w, s
 			w.matched++
 			e.stats.Flows.Matched++
+			e.showWhole(now, f)
 			e.wonder(now, f, a)
 			return a
 		case service.Wait:
+			a.waits = true
 			e.inquire(f, a)
 		case service.Unclear:
 			e.ignore(now, f, a, w)
+		}
+	}
+	if a.epoch == e.epoch && !a.waits && !a.listens() && !e.placing(a) {
+		e.showNothing(f)
+		if e.settle(f, a) {
+			return nil
 		}
 	}
 	return a
@@ -261,14 +258,6 @@ func (e *Engine) ignore(now time.Time, f *flow.Flow, a *attachment, w *Watch) {
 	}
 }
 
-// forgotten is what stays known of a flow that no watch has any more.
-func (a *attachment) forgotten() *attachment {
-	return &attachment{
-		owner: a.owner, near: a.near, words: a.words, dns: a.dns, hearing: a.hearing, process: a.process, wondered: a.wondered,
-		passing: a.passing, place: a.place, client: a.client,
-	}
-}
-
 // tuple describes a flow in a record.
 func (e *Engine) tuple(f *flow.Flow) trace.Tuple {
 	t := trace.Tuple{FlowKey: f.Key, Direction: f.Direction, NetNS: e.cfg.NetNS}
@@ -282,22 +271,6 @@ func (e *Engine) tuple(f *flow.Flow) trace.Tuple {
 	return t
 }
 
-// socket is what the flow's own socket calls it (that of its client, where this host only
-// forwards it), where that is known to be another key than the one on the wire; else the
-// zero key.
-func (a *attachment) socket() trace.FlowKey {
-	if a.watch != nil && a.watch.single() && a.watch.Selector.Flow.NAT != nil {
-		return a.watch.Selector.Flow.FlowKey
-	}
-	if a.client.IsValid() {
-		return a.client
-	}
-	if a.owner != nil {
-		return a.owner.Socket
-	}
-	return trace.FlowKey{}
-}
-
 // retraceDue starts the next trace of live flows whose time has come.
 func (e *Engine) retraceDue(now time.Time, w *Watch) {
 	if w.retraceAt.IsZero() || w.retraceAt.After(now) {
@@ -306,7 +279,7 @@ func (e *Engine) retraceDue(now time.Time, w *Watch) {
 	w.retraceAt = time.Time{}
 	for f := range e.table.Each {
 		a, ok := f.Attachment.(*attachment)
-		if !ok || a.watch != w || a.run != nil || a.finished == 0 || f.TCP.Closed {
+		if !ok || a.watch != w || a.run != nil || a.finished == 0 || f.Closed() {
 			continue
 		}
 		again := a.policy().Retrace
@@ -319,7 +292,13 @@ func (e *Engine) retraceDue(now time.Time, w *Watch) {
 			e.consider(now, f)
 		}
 	}
+	if soonest := now.Add(time.Duration(e.table.Len()) * lookEach); w.retraceAt.Before(soonest) && !w.retraceAt.IsZero() {
+		w.retraceAt = soonest
+	}
 }
+
+// lookEach is how long the next look at the whole table has to wait for each flow there.
+const lookEach = 4 * time.Microsecond
 
 func earliest(a, b time.Time) time.Time {
 	if a.IsZero() || b.Before(a) {

@@ -41,6 +41,13 @@ type words struct {
 	// flow may be one in which a connection goes on.
 	origin *origin
 	checks bool
+	ids    *ids // of QUIC; nil: none is known
+}
+
+// listens reports whether something is yet to come of a flow's first words.
+func (a *attachment) listens() bool {
+	w := a.words
+	return w != nil && (w.said.Awaited || w.stream != nil || w.quic != nil || w.checks)
 }
 
 // listen begins to read the first words of a connection whose SYN leaves.
@@ -70,10 +77,8 @@ func (e *Engine) accept(a *attachment) {
 func (e *Engine) attend(p *capture.Packet, f *flow.Flow, o *flow.Observation) {
 	a, _ := f.Attachment.(*attachment)
 	if o.FirstSYN {
-		if a == nil {
-			a = &attachment{}
-			f.Attachment = a
-		}
+		a = attached(f)
+		a.epoch = 0
 		e.deaf(a)
 		a.words = nil
 		switch {
@@ -88,6 +93,9 @@ func (e *Engine) attend(p *capture.Packet, f *flow.Flow, o *flow.Observation) {
 			a.words = &words{byPeer: true, start: e.tcp.Seq + 1}
 			a.words.said.Awaited = true
 		}
+	}
+	if p.Brief && e.tcp.PayloadLen > 0 && o.Outgoing == (f.Direction != trace.In) {
+		a = e.overhear(p, f)
 	}
 	if d := e.dnsOf(f, a); d != nil {
 		e.resolveTCP(p, f, d)
@@ -127,52 +135,67 @@ func (e *Engine) deaf(a *attachment) {
 func (e *Engine) attendUDP(p *capture.Packet, f *flow.Flow) {
 	a, _ := f.Attachment.(*attachment)
 	fromClient := (p.Direction == capture.Outgoing) == (f.Direction != trace.In)
-	if a == nil {
-		a = &attachment{}
-		f.Attachment = a
+	if a == nil && f.UDP.PacketsIn+f.UDP.PacketsOut > 1 && !f.UDP.QUIC {
+		return // nobody's, and it says nothing
 	}
+	a = attached(f)
 	if a.words == nil {
 		a.words = &words{byPeer: f.Direction == trace.In}
 		// Not in the middle of a flow, whose keys nobody knows any more.
-		switch first := f.UDP.PacketsIn+f.UDP.PacketsOut == 1; {
-		case first && !f.UDP.QUIC:
+		switch {
+		case f.UDP.PacketsIn+f.UDP.PacketsOut > 1:
+			return
+		case !f.UDP.QUIC:
 			e.arrives(p.Time, f, a, fromClient, e.udp.Payload)
 			return
-		case !first || !e.mayListen(a.words.byPeer):
+		case !e.mayListen(a.words.byPeer):
 			return
 		}
-		var client netip.Addr // this host
-		switch {
-		case a.words.byPeer:
-			client = f.Key.Dst.Addr()
-		case a.passing:
-			client = f.Key.Src.Addr()
-		}
-		a.words.quic, a.words.until = e.quic.NewConn(client), p.Time.Add(wordsWait)
 		a.words.said.Awaited = true
-		e.expected = append(e.expected, expectation{f, a.words})
+		e.read(p.Time, f, a)
 	}
 	w := a.words
 	switch {
 	case w.checks:
 		e.checked(p.Time, f, a, fromClient, e.udp.Payload)
 		return
-	case w.quic == nil:
-		if fromClient {
-			e.number(p.Time, f, a, e.udp.Payload)
+	case !fromClient && f.UDP.QUIC:
+		e.noteServer(w, e.udp.Payload)
+		if w.quic != nil {
+			w.quic.Server(e.udp.Payload)
 		}
 		return
+	case !fromClient:
+		return
+	case w.quic == nil:
+		e.number(p.Time, f, a, e.udp.Payload)
+		if f.UDP.QUIC {
+			e.another(p.Time, f, a, e.udp.Payload)
+		}
 	}
-	if !fromClient {
-		w.quic.Server(e.udp.Payload)
+	if w.quic == nil {
 		return
 	}
 	if h, status := w.quic.Client(p.Time, e.udp.Payload); status == hello.Done {
+		e.noteID(w, w.quic.ID())
 		w.said = service.Words{Name: h.Name, By: trace.ByQUICSNI, ECH: h.ECH}
 		e.stats.Services.QUIC++
 		e.silent(a)
 		e.mayMove(p.Time, f, a)
 	}
+}
+
+// read begins to put together the hello of a QUIC connection that begins in the flow.
+func (e *Engine) read(now time.Time, f *flow.Flow, a *attachment) {
+	var client netip.Addr // this host
+	switch {
+	case a.words.byPeer:
+		client = f.Key.Dst.Addr()
+	case a.passing:
+		client = f.Key.Src.Addr()
+	}
+	a.words.quic, a.words.until = e.quic.NewConn(client), now.Add(wordsWait)
+	e.expected = append(e.expected, expectation{f, a.words})
 }
 
 // listeners counts the flows whose first words are being put together.
@@ -206,15 +229,23 @@ func (e *Engine) hear(a *attachment, s *wire.TCP) {
 	case status == hello.More:
 		e.stats.Services.Cut++
 	}
+	if said := wordsOf(h, status); said.Name != "" {
+		w.said = said
+		e.stats.Services.SNI++
+	}
+	e.silent(a)
+}
+
+// wordsOf is what a hello names.
+func wordsOf(h hello.Hello, status hello.Status) (said service.Words) {
 	if status == hello.Done && h.Name != "" && !h.Proxy {
 		by := trace.BySNI
 		if h.Kind == hello.KindHTTP {
 			by = trace.ByHTTPHost
 		}
-		w.said = service.Words{Name: h.Name, By: by, ECH: h.ECH}
-		e.stats.Services.SNI++
+		said = service.Words{Name: h.Name, By: by, ECH: h.ECH}
 	}
-	e.silent(a)
+	return said
 }
 
 // silent ends the wait for a flow's first words, whatever they were.
@@ -240,7 +271,7 @@ func (e *Engine) unheard(now time.Time) {
 		e.expected[0] = expectation{}
 		e.expected = e.expected[1:]
 		a, ok := x.flow.Attachment.(*attachment)
-		if !ok || a.words != x.words || !x.words.said.Awaited || e.table.Get(x.flow.Key) != x.flow {
+		if !ok || a.words != x.words || !x.words.said.Awaited && x.words.quic == nil || e.table.Get(x.flow.Key) != x.flow {
 			continue
 		}
 		e.silent(a)
@@ -256,7 +287,7 @@ func (e *Engine) known(now time.Time, f *flow.Flow, a *attachment) *service.Know
 	}
 	if !e.cfg.NoDNS {
 		dst := f.Key.Dst
-		if a.client.IsValid() {
+		if a.client != nil {
 			dst = a.client.Dst // as its client asked for it
 		}
 		e.about.Names = e.names.Of(now, dst.Addr())

@@ -206,7 +206,7 @@ func TestWordsInSYN(t *testing.T) {
 	r.fastOpen(false, clientHello(t, "www.video.example"))
 	r.out(segment{flags: wire.SYN | wire.ACK, options: synOptions})
 	r.in(segment{flags: wire.ACK})
-	if a, ok := r.flow().Attachment.(*attachment); !ok || a.words == nil || a.words.said.Awaited || r.e.accepted != 0 {
+	if a := attached(r.flow()); a.words == nil || a.words.said.Awaited || r.e.accepted != 0 {
 		t.Errorf("%+v", a)
 	}
 }
@@ -472,6 +472,53 @@ func TestWordsOfQUIC(t *testing.T) {
 				t.Errorf("by %v, %d probes, %d still read: %+v", by, len(r.probes), r.e.listening, r.e.quic.Stats())
 			}
 		})
+	}
+}
+
+// One flow may hold several QUIC connections, and is the service's that one of them names. No
+// packet of a connection whose hello was read counts as the beginning of another.
+func TestWordsOfAnotherQUIC(t *testing.T) {
+	const server = "\x08serverid"
+	header := func(first byte, dcid, scid string) []byte {
+		b := make([]byte, 1200)
+		copy(b, string([]byte{first, 0, 0, 0, 1})+dcid+scid+"\x00\x44\x00") // no token, 1024 bytes
+		return b
+	}
+	for _, accepted := range []bool{false, true} {
+		r := udpRig{namedRig(t, "video.example")}
+		if accepted {
+			r = udpRig{serverRig(t)}
+		}
+		client := !accepted
+		connect := func(name string) {
+			for _, b := range initials(t, name) {
+				r.send(client, b)
+			}
+			r.send(!client, header(0xc0, "\x00", server))
+			r.now = r.now.Add(rtt)
+			r.send(client, header(0xc0, server, "\x00")) // acknowledges that
+		}
+		connect("bank.example")
+		if s := r.e.quic.Stats(); s.Done != 1 || s.Failed+s.Limited != 0 || r.e.listening+r.e.accepted != 0 {
+			t.Fatalf("%+v, %d are read", s, r.e.listening+r.e.accepted)
+		}
+		r.after(time.Second)
+		r.send(client, header(0xc0, "\x08whatever", "\x00")) // is none
+		r.after(time.Second)
+		if flows, _ := r.told(); len(flows) != 0 || r.e.listening+r.e.accepted != 0 {
+			t.Fatalf("%+v, %d are read", flows, r.e.listening+r.e.accepted)
+		}
+		connect("www.video.example")
+		r.talk(2, 60, 1200)
+		r.hears(false)
+		flows, _ := r.told()
+		if len(flows) != 1 || flows[0].Service.By != trace.ByQUICSNI || flows[0].Service.Value != "www.video.example" || len(r.probes) == 0 || r.e.listening+r.e.accepted != 0 {
+			t.Errorf("%+v, %d probes, %d are read", flows, len(r.probes), r.e.listening+r.e.accepted)
+		}
+		connect("bank.example")
+		if s := r.e.quic.Stats(); s.Done != 2 {
+			t.Errorf("%d hellos were read, though the flow is somebody's", s.Done)
+		}
 	}
 }
 

@@ -144,6 +144,13 @@ func (r *Rule) Close() error {
 	if r.fd < 0 {
 		return nil
 	}
+	if r.made {
+		// It goes with the socket in any case, but that a child which is just being forked may
+		// still hold; so a failure here, for want of the capability by now, is none.
+		r.out.reset()
+		r.out.removeTable(r.table)
+		_ = r.commit()
+	}
 	err := unix.Close(r.fd)
 	r.fd, r.made, r.err = -1, false, net.ErrClosed
 	return err

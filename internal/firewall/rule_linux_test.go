@@ -340,6 +340,30 @@ func TestAddErrors(t *testing.T) {
 	}
 }
 
+// When Close returns the rule is gone, also while somebody else holds its socket, as a process
+// does that is just being forked.
+func TestCloseRemovesTheRule(t *testing.T) {
+	ns := nstest.New(t)
+	r := openIn(t, ns)
+	if err := r.Ready(); err != nil {
+		t.Fatal(err)
+	}
+	held, err := unix.Dup(r.fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(held)
+	if n := tables(t, ns); n != 1 {
+		t.Fatalf("%d tables", n)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := tables(t, ns); n != 0 {
+		t.Errorf("%d tables are left", n)
+	}
+}
+
 // tables counts the tables of this project's rules.
 func tables(t *testing.T, ns *nstest.NS) (n int) {
 	t.Helper()

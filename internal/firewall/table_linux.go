@@ -41,6 +41,15 @@ const (
 	register0 = unix.NFT_REG32_00
 )
 
+// removeTable appends the transaction that removes the table and all that is in it.
+func (m *messages) removeTable(table string) {
+	m.transaction(func() {
+		m.of(unix.NFT_MSG_DELTABLE, 0)
+		m.text(unix.NFTA_TABLE_NAME, table)
+		m.end()
+	})
+}
+
 // appendTable appends the transaction that makes the table.
 func (m *messages) appendTable(table string, life time.Duration) error {
 	var err error

@@ -8,29 +8,84 @@ import (
 	"servicetraceroute/trace"
 )
 
-// Flow is one followed flow. It belongs to its Table's goroutine.
+// Flow is one followed flow. It belongs to its Table's goroutine. There may be hundreds of
+// thousands: what it takes is bounded by a test (TestIdleFlowIsSmall of the engine).
 type Flow struct {
-	Key       trace.FlowKey // Src is the local end
-	Direction trace.Direction
-	TCP       TCP // of a TCP flow
-	UDP       UDP // of a UDP flow
+	Key trace.FlowKey // Src is the local end
+	TCP *TCP          // of a TCP flow, else nil
+	UDP *UDP          // of a UDP flow, else nil
 
-	FirstSeen, LastSeen time.Time
-	BytesIn, BytesOut   uint64 // payload, each byte counted once
-	Retransmits         int    // of both sides
+	BytesIn, BytesOut uint64 // payload, each byte counted once
 
 	// Egress is where the flow's packets leave: what a probe must copy.
 	Egress Egress
-	// TTL is the highest with which a packet left; 0: none did.
-	TTL uint8
 
-	// Attachment is the engine's own; the table never looks at it.
+	// Attachment and Judged are the engine's own; the table never looks at them.
 	Attachment any
+	Judged     uint64
 
-	ingress              tap
-	older, newer         *Flow // LRU list
-	lastOut              sighting
-	outElsewhere, inElse int
+	table        *Table
+	older, newer *Flow // in one of the table's lists
+	collision    *Flow // the next one with the same hash
+	lastSeen     stamp
+	lastOut      sighting
+
+	// Incoming packets are followed at one interface. The newest came there then; zero: none did.
+	ingressAt   stamp
+	ingressLink int32 // the kernel's numbers have 32 bits
+
+	Retransmits uint32 // of both sides
+	Direction   trace.Direction
+	TTL         uint8 // the highest with which a packet left; 0: none did
+	Followed    bool  // all packets are shown, where the source shows but some; the engine's own
+	Quiet       bool  // none but the last are; the same
+	heard       bool  // of both ends something was
+
+	outElsewhere, inElse uint8 // packets in a row, no more than elsewhereLimit are counted
+}
+
+// LastSeen is when the newest packet was seen.
+func (f *Flow) LastSeen() time.Time { return f.table.time(f.lastSeen) }
+
+// Began is when the first packet was seen; of a TCP flow whose handshake was, when that ended.
+func (f *Flow) Began() time.Time {
+	if f.UDP != nil {
+		return f.table.time(f.UDP.began)
+	}
+	return f.table.time(f.TCP.began)
+}
+
+// HalfOpen reports whether a handshake was begun, and has not ended.
+func (f *Flow) HalfOpen() bool {
+	t := f.TCP
+	return t != nil && (t.SynOut || t.SynIn) && !t.Established
+}
+
+// Newest is when the newest packet left that a probe may copy, and when the newest came;
+// zero: none did.
+func (f *Flow) Newest() (out, in time.Time) {
+	if f.UDP != nil {
+		return f.table.time(f.UDP.Newest.at), f.table.time(f.UDP.Inbound.at)
+	}
+	return f.table.time(f.TCP.Newest.at), f.table.time(f.TCP.Inbound.at)
+}
+
+// DataOut is when payload last left in a TCP flow; zero: none did.
+func (f *Flow) DataOut() time.Time { return f.table.time(f.TCP.dataOut) }
+
+// OldOut is when what the peer answers though it is old last left in a TCP flow: a keepalive,
+// a probe of the window. Zero: none did.
+func (f *Flow) OldOut() time.Time { return f.table.time(f.TCP.oldOut) }
+
+// Closed reports whether one side of a TCP flow ended it. Nothing tells that of a UDP flow.
+func (f *Flow) Closed() bool { return f.TCP != nil && f.TCP.Closed }
+
+// Stands reports whether both ends have spoken.
+func (f *Flow) Stands() bool {
+	if f.UDP != nil {
+		return f.UDP.Exchanges > 0
+	}
+	return f.TCP.Established
 }
 
 // Egress is the link and next hop by which a flow leaves.
@@ -40,16 +95,9 @@ type Egress struct {
 	Known     bool
 }
 
-// tap is the interface at which incoming packets are followed.
-type tap struct {
-	index int
-	known bool
-	at    time.Time // of the newest packet there
-}
-
 // sighting identifies a packet for a moment, to recognise it at the next tap.
 type sighting struct {
-	at       time.Time
+	at       stamp
 	seq, end uint32
 	ack      uint32
 	id       uint16
@@ -70,8 +118,8 @@ const (
 // followOut reports whether the flow is followed at the tap that saw this
 // outgoing packet. Of several taps the last one a packet passes is nearest the
 // wire.
-func (f *Flow) followOut(p *capture.Packet, ip *wire.Packet, s *wire.TCP) bool {
-	return f.followOutAt(p, sighting{at: p.Time, seq: s.Seq, end: segmentEnd(s), ack: s.Ack, id: ip.ID})
+func (f *Flow) followOut(at stamp, p *capture.Packet, ip *wire.Packet, s *wire.TCP) bool {
+	return f.followOutAt(p, sighting{at: at, seq: s.Seq, end: segmentEnd(s), ack: s.Ack, id: ip.ID})
 }
 
 func (f *Flow) followOutAt(p *capture.Packet, seen sighting) bool {
@@ -86,11 +134,12 @@ func (f *Flow) followOutAt(p *capture.Packet, seen sighting) bool {
 	if p.Interface != f.Egress.Interface {
 		again := f.lastOut
 		again.at = seen.at
-		if again == seen && seen.at.Sub(f.lastOut.at) < sameMoment {
+		if again == seen && seen.at.since(f.lastOut.at) < sameMoment {
 			f.Egress = Egress{p.Interface, p.NextHop, p.NextHopKnown}
 			return false // its content was taken in at the tap before
 		}
-		if f.outElsewhere++; f.outElsewhere < elsewhereLimit || p.Time.Sub(f.lastOut.at) < elsewhereFor {
+		f.outElsewhere = min(f.outElsewhere+1, elsewhereLimit)
+		if f.outElsewhere < elsewhereLimit || seen.at.since(f.lastOut.at) < elsewhereFor {
 			return false
 		}
 	}
@@ -106,39 +155,43 @@ func (f *Flow) followOutAt(p *capture.Packet, seen sighting) bool {
 func (f *Flow) Elsewhere() bool { return f.outElsewhere >= elsewhereLimit }
 
 // followIn is the same for incoming packets, whose first tap is nearest the wire.
-func (f *Flow) followIn(p *capture.Packet) bool {
-	if f.ingress.known && p.Interface != f.ingress.index {
-		if f.inElse++; f.inElse < elsewhereLimit || p.Time.Sub(f.ingress.at) < elsewhereFor {
+func (f *Flow) followIn(at stamp, p *capture.Packet) bool {
+	link := int32(p.Interface)
+	if f.ingressAt != 0 && link != f.ingressLink {
+		f.inElse = min(f.inElse+1, elsewhereLimit)
+		if f.inElse < elsewhereLimit || at.since(f.ingressAt) < elsewhereFor {
 			return false
 		}
 	}
 	f.inElse = 0
-	f.ingress = tap{p.Interface, true, p.Time}
+	f.ingressAt, f.ingressLink = at, link
 	return true
 }
 
 // observe takes in one segment that is followed here.
-func (f *Flow) observe(p *capture.Packet, ip *wire.Packet, s *wire.TCP, outgoing bool) Observation {
-	if s.Flags&(wire.SYN|wire.ACK) == wire.SYN && (f.TCP.Established || f.TCP.Closed || f.TCP.otherStart(s, outgoing)) {
-		f.TCP.reset() // the tuple's next connection
-		f.Direction = 0
+func (f *Flow) observe(at stamp, ip *wire.Packet, s *wire.TCP, outgoing bool) Observation {
+	t := f.TCP
+	if s.Flags&(wire.SYN|wire.ACK) == wire.SYN && (t.Established || t.Closed || t.otherStart(s, outgoing)) {
+		t.reset() // the tuple's next connection
+		f.Direction, f.BytesIn, f.BytesOut, f.Retransmits = 0, 0, 0, 0
 	}
 	var o Observation
-	before := f.TCP
 	if outgoing {
 		f.TTL = max(f.TTL, ip.TTL)
-		o = f.TCP.outgoing(p.Time, ip, s)
-		f.BytesOut += advance(before.HaveNxt, before.Nxt, f.TCP.Nxt, s)
+		have, nxt := t.HaveNxt, t.Nxt
+		o = t.outgoing(at, ip, s)
+		f.BytesOut += advance(have, nxt, t.Nxt, s)
 	} else {
-		o = f.TCP.incoming(p.Time, ip, s)
-		f.BytesIn += advance(before.HavePeer, before.PeerNxt, f.TCP.PeerNxt, s)
+		have, nxt := t.HavePeer, t.PeerNxt
+		o = t.incoming(at, ip, s)
+		f.BytesIn += advance(have, nxt, t.PeerNxt, s)
 	}
-	f.TCP.joined(p.Time, &o)
+	t.joined(at, &o)
 	if o.Retransmit {
 		f.Retransmits++
 	}
 	f.orient(s, outgoing)
-	f.LastSeen = p.Time
+	f.lastSeen = at
 	return o
 }
 
@@ -154,8 +207,7 @@ func advance(have bool, before, after uint32, s *wire.TCP) uint64 {
 	return uint64(min(max(n, 0), int32(min(s.PayloadLen, 1<<30))))
 }
 
-// orient tells who opened the flow: a SYN does; else the lower port is taken for
-// the server's.
+// orient tells who opened the flow: a SYN does.
 func (f *Flow) orient(s *wire.TCP, outgoing bool) {
 	switch {
 	case s.Flags&(wire.SYN|wire.ACK) == wire.SYN:
@@ -168,9 +220,16 @@ func (f *Flow) orient(s *wire.TCP, outgoing bool) {
 		if outgoing {
 			f.Direction = trace.In
 		}
-	case f.Direction == 0 && f.Key.Src.Port() < f.Key.Dst.Port():
-		f.Direction = trace.In
 	case f.Direction == 0:
-		f.Direction = trace.Out
+		f.Direction = Oriented(f.Key)
 	}
+}
+
+// Oriented tells who opened a TCP flow of which no SYN was seen: the lower port is taken for the
+// server's.
+func Oriented(k trace.FlowKey) trace.Direction {
+	if k.Src.Port() < k.Dst.Port() {
+		return trace.In
+	}
+	return trace.Out
 }

@@ -61,7 +61,10 @@ func (a *taps) flow() *Flow {
 	if a.table.Len() != 1 {
 		a.t.Fatalf("%d flows", a.table.Len())
 	}
-	return a.table.newest
+	for f := range a.table.Each {
+		return f
+	}
+	return nil
 }
 
 // handshake leaves our next sequence number at 101 and the peer's at 901.
@@ -78,8 +81,8 @@ func TestHandshake(t *testing.T) {
 	a := newTaps(t)
 	a.handshake()
 	f := a.flow()
-	c := &f.TCP
-	if f.Direction != trace.Out || !c.SACK || c.PeerSpoke || c.SynAcks != 1 || !c.WindowScaleKnown() {
+	c := f.TCP
+	if f.Direction != trace.Out || !c.SACK || c.PeerSpoke || !c.WindowScaleKnown() {
 		t.Errorf("direction %v, %+v", f.Direction, c)
 	}
 	if c.Una != 101 || c.Nxt != 101 || c.PeerNxt != 901 || c.MaxPeerWindow != 65160 {
@@ -156,7 +159,7 @@ func TestWhatASegmentDid(t *testing.T) {
 		if o.Retransmit != test.retransmit || o.Keepalive != test.keepalive {
 			t.Errorf("%s: %+v", test.name, o)
 		}
-		if n := a.flow().Retransmits; n != map[bool]int{true: 1}[test.retransmit] {
+		if n := a.flow().Retransmits; n != map[bool]uint32{true: 1}[test.retransmit] {
 			t.Errorf("%s: %d retransmissions", test.name, n)
 		}
 	}
@@ -234,12 +237,21 @@ func TestRepeatedAcknowledgement(t *testing.T) {
 func TestTupleUsedAgain(t *testing.T) {
 	a := newTaps(t)
 	a.handshake()
-	if o := a.in(wire.TCP{Flags: wire.RST, Seq: 901}); !o.Closed || !o.RST || a.flow().TCP.RSTs != 1 {
+	for range 2 {
+		a.in(wire.TCP{Flags: wire.ACK, Seq: 901, Ack: 101, PayloadLen: 500})
+	}
+	if f := a.flow(); f.BytesIn != 500 || f.Retransmits != 1 {
+		t.Errorf("%d bytes, %d retransmissions", f.BytesIn, f.Retransmits)
+	}
+	if o := a.in(wire.TCP{Flags: wire.RST, Seq: 1401}); !o.Closed || !o.RST {
 		t.Errorf("%+v", o)
 	}
 	o := a.out(wire.TCP{Flags: wire.SYN, Seq: 70000})
 	if c := a.flow().TCP; !o.FirstSYN || c.Closed || c.Established || c.Nxt != 70001 || c.HaveUna {
 		t.Errorf("the next connection begins with %+v", c)
+	}
+	if f := a.flow(); f.BytesIn != 0 || f.BytesOut != 0 || f.Retransmits != 0 {
+		t.Errorf("the next connection has %d and %d bytes, %d retransmissions", f.BytesIn, f.BytesOut, f.Retransmits)
 	}
 }
 
@@ -325,7 +337,7 @@ func TestTold(t *testing.T) {
 	a := newTaps(t)
 	a.out(wire.TCP{Flags: wire.ACK, Seq: 1000, Ack: 500, PayloadLen: 100, Window: 300})
 	a.in(wire.TCP{Flags: wire.ACK, Seq: 500, Ack: 1100, Window: 400})
-	c := &a.flow().TCP
+	c := a.flow().TCP
 	if c.WindowScaleKnown() || c.NoSACK() || c.MaxPeerWindow != 400 {
 		t.Fatalf("%+v", c)
 	}
@@ -389,6 +401,38 @@ func TestTableIsBounded(t *testing.T) {
 	}
 }
 
+// Flows whose ends both were heard lose no place to a flood of those that nobody answers.
+func TestTableFlood(t *testing.T) {
+	a := newTaps(t)
+	a.table = NewTable(1000, time.Minute)
+	port := uint16(0)
+	next := func() { port++; a.local = netip.AddrPortFrom(a.local.Addr(), port) }
+	for range 100 {
+		next()
+		a.handshake()
+	}
+	for range 5000 {
+		next()
+		a.in(wire.TCP{Flags: wire.SYN})
+	}
+	ended := 0
+	for f := range a.table.Each {
+		if f.TCP.Established {
+			ended++
+		}
+	}
+	if ended != 100 || a.table.Len() != 100+1000/unheardPart || a.table.Evicted() != 5000-1000/unheardPart {
+		t.Errorf("%d flows, %d with a handshake that ended; %d evicted", a.table.Len(), ended, a.table.Evicted())
+	}
+	for range 2000 {
+		next()
+		a.handshake()
+	}
+	if a.table.Len() > 1000 {
+		t.Errorf("%d flows", a.table.Len())
+	}
+}
+
 func TestAResetOpensNoFlow(t *testing.T) {
 	a := newTaps(t)
 	if f, _, _ := a.see(capture.Incoming, 2, wire.TCP{Flags: wire.RST}); f != nil || a.table.Len() != 0 {
@@ -397,8 +441,7 @@ func TestAResetOpensNoFlow(t *testing.T) {
 }
 
 func TestRTT(t *testing.T) {
-	at := time.Unix(1_800_000_000, 0)
-	ms := func(n int) time.Time { return at.Add(time.Duration(n) * time.Millisecond) }
+	ms := func(n int) stamp { return 1 + stamp(n)*stamp(time.Millisecond) }
 	var r rttEstimate
 	r.sent(ms(0), 100)
 	r.sent(ms(5), 200) // one segment is timed at a time

@@ -12,26 +12,25 @@ import (
 // acknowledgements, so least is the better bound of the path's own.
 type rttEstimate struct {
 	smoothed, least time.Duration
-	samples         int
-	at              time.Time
+	at              stamp // when the segment left that is timed; zero: none is
 	end             uint32
-	running         bool
+	samples         uint32
 }
 
-func (r *rttEstimate) sent(at time.Time, end uint32) {
-	if !r.running {
-		r.at, r.end, r.running = at, end, true
+func (r *rttEstimate) sent(at stamp, end uint32) {
+	if r.at == 0 {
+		r.at, r.end = at, end
 	}
 }
 
-func (r *rttEstimate) forget() { r.running = false }
+func (r *rttEstimate) forget() { r.at = 0 }
 
-func (r *rttEstimate) acked(at time.Time, ack uint32) {
-	if !r.running || wire.SeqLess(ack, r.end) {
+func (r *rttEstimate) acked(at stamp, ack uint32) {
+	if r.at == 0 || wire.SeqLess(ack, r.end) {
 		return
 	}
-	r.running = false
-	sample := at.Sub(r.at)
+	sample := at.since(r.at)
+	r.at = 0
 	if sample < 0 {
 		return // the clock was stepped
 	}

@@ -19,28 +19,19 @@ type TCP struct {
 	HaveUna, HaveNxt   bool
 	HavePeer, HaveAckd bool
 
-	// Newest outgoing segment that is not a SYN: what a probe copies.
-	Newest Template
-
-	// Inbound is the newest segment from the peer.
-	Inbound Inbound
-
 	// Handshake.
 	SynOut, SynIn      bool // a SYN left, came
-	SynAcks            int  // SYN-ACKs seen, of either side
 	Established        bool // the handshake's last ACK, or later traffic, was seen
-	EstablishedAt      time.Time
-	PeerSpoke          bool      // the peer sent something after its SYN (or SYN-ACK)
-	PeerData           bool      // the peer sent payload
-	Timestamps         bool      // both ends use them (from the SYNs, or from a segment)
-	SACK               bool      // both SYNs permit it, or a block was seen
-	DataOut            time.Time // when payload last left
-	OldOut             time.Time // when what the peer answers though it is old last left: a keepalive, a probe of the window
+	PeerSpoke          bool // the peer sent something after its SYN (or SYN-ACK)
+	PeerData           bool // the peer sent payload
+	Timestamps         bool // both ends use them (from the SYNs, or from a segment)
+	SACK               bool // both SYNs permit it, or a block was seen
 	synSACK, synTS     [2]bool
 	synScale           [2]int8 // window scale of the local and the peer's SYN, -1 none
 	mptcp              [2]bool
 	told               bool // by the local socket: the scales
 	MD5, AO, BothMPTCP bool
+	Closed             bool // by a FIN or RST of either side
 
 	// edge is the highest sequence number the local end has offered to take, window
 	// the largest it offered.
@@ -50,37 +41,46 @@ type TCP struct {
 	// scales are known, unscaled (a lower bound) otherwise.
 	MaxPeerWindow uint32
 
-	// Closed is set by a FIN or RST of either side.
-	Closed bool
-	RSTs   int // from either side
+	// Newest outgoing segment that is not a SYN: what a probe copies.
+	Newest Template
+
+	// Inbound is the newest segment from the peer.
+	Inbound Inbound
+
+	began   stamp // see Flow.Began
+	dataOut stamp // when payload last left
+	oldOut  stamp // see Flow.OldOut
 
 	rtt  rttEstimate
-	gaps [2]gap // what was jumped over, of local's and of the peer's numbers
+	gaps *[2]gap // what was jumped over, of local's and of the peer's numbers; nil: nothing yet
 }
 
 // Template is what a probe copies from the flow's newest outgoing packet.
 type Template struct {
-	Time         time.Time
 	Ack          uint32
+	TSVal, TSEcr uint32
+	FlowLabel    uint32
 	Window       uint16 // as on the wire, unscaled
 	Timestamp    bool
-	TSVal, TSEcr uint32
 	TOS          uint8 // ECN bits included; a probe clears them
-	FlowLabel    uint32
 	Valid        bool
+
+	at stamp
 }
 
 // Inbound is what the destination's own answer to a probe is compared with.
 type Inbound struct {
-	Time   time.Time
 	Ack    uint32
 	Window uint16
 	TTL    uint8
-	Valid  bool
 
 	timestamp    bool
 	tsval, tsecr uint32
+	at           stamp
 }
+
+// Valid reports whether there was one.
+func (i *Inbound) Valid() bool { return i.at != 0 }
 
 // Observation says what one segment did, for those who watch for harm.
 type Observation struct {
@@ -113,7 +113,7 @@ const (
 )
 
 // reset forgets all but nothing: a SYN begins a new connection of the tuple.
-func (t *TCP) reset() { *t = TCP{synScale: [2]int8{-1, -1}} }
+func (t *TCP) reset() { *t = TCP{began: t.began, synScale: [2]int8{-1, -1}} }
 
 // otherStart reports whether a SYN has another sequence number than the one before
 // it: the first attempt was given up.
@@ -125,7 +125,7 @@ func (t *TCP) otherStart(s *wire.TCP, outgoing bool) bool {
 }
 
 // outgoing updates the state with a segment that left. at is its time.
-func (t *TCP) outgoing(at time.Time, p *wire.Packet, s *wire.TCP) Observation {
+func (t *TCP) outgoing(at stamp, p *wire.Packet, s *wire.TCP) Observation {
 	o := observe(s)
 	o.Outgoing = true
 	end := segmentEnd(s)
@@ -144,7 +144,7 @@ func (t *TCP) outgoing(at time.Time, p *wire.Packet, s *wire.TCP) Observation {
 			o.Retransmit = false
 		}
 	case wire.SeqLess(t.Nxt, end):
-		t.gaps[local].jump(at, t.Nxt, s.Seq)
+		t.jumped(local, at, t.Nxt, s.Seq)
 		t.Nxt = end
 		t.rtt.sent(at, end)
 	case end != s.Seq:
@@ -160,7 +160,7 @@ func (t *TCP) outgoing(at time.Time, p *wire.Packet, s *wire.TCP) Observation {
 		o.Keepalive = true
 	}
 	if o.Keepalive {
-		t.OldOut = at
+		t.oldOut = at
 	}
 	if s.Flags&wire.ACK != 0 {
 		if !t.HaveAckd || wire.SeqLess(t.Acked, s.Ack) {
@@ -175,7 +175,7 @@ func (t *TCP) outgoing(at time.Time, p *wire.Packet, s *wire.TCP) Observation {
 		}
 	}
 	if s.PayloadLen > 0 {
-		t.DataOut = at
+		t.dataOut = at
 	}
 	t.close(s, &o)
 	return o
@@ -184,32 +184,41 @@ func (t *TCP) outgoing(at time.Time, p *wire.Packet, s *wire.TCP) Observation {
 // gap is the newest stretch of sequence numbers that was jumped over.
 type gap struct {
 	from, to uint32
-	at       time.Time // zero: there was none
+	at       stamp // zero: there was none
 }
 
-func (g *gap) jump(at time.Time, from, to uint32) {
-	if wire.SeqLess(from, to) {
-		*g = gap{from, to, at}
+// jumped notes that a segment begins beyond the end of those before. Most flows never lose
+// one.
+func (t *TCP) jumped(side int, at stamp, from, to uint32) {
+	if !wire.SeqLess(from, to) {
+		return
 	}
+	if t.gaps == nil {
+		t.gaps = new([2]gap)
+	}
+	t.gaps[side] = gap{from, to, at}
 }
 
 // overtaken reports whether a segment fills a gap sooner than its retransmission
 // could: then it was overtaken on the way, or in a capture that gathers the packets
 // of several processors. (RFC 8985 waits a quarter of the round trip for such.)
-func (t *TCP) overtaken(side int, at time.Time, from, to uint32) bool {
-	g := &t.gaps[side]
-	if g.at.IsZero() || wire.SeqLess(from, g.from) || wire.SeqLess(g.to, to) {
+func (t *TCP) overtaken(side int, at stamp, from, to uint32) bool {
+	if t.gaps == nil {
 		return false
 	}
-	return at.Sub(g.at) < max(t.rtt.least/2, time.Millisecond)
+	g := &t.gaps[side]
+	if g.at == 0 || wire.SeqLess(from, g.from) || wire.SeqLess(g.to, to) {
+		return false
+	}
+	return at.since(g.at) < max(t.rtt.least/2, time.Millisecond)
 }
 
 // copyTemplate keeps what probes copy. A retransmission or a keepalive has an
 // old sequence number, yet its acknowledgement and timestamps are the newest.
-func (t *TCP) copyTemplate(at time.Time, p *wire.Packet, s *wire.TCP, o *Observation) {
+func (t *TCP) copyTemplate(at stamp, p *wire.Packet, s *wire.TCP, o *Observation) {
 	o.LabelChanged = t.Newest.Valid && p.FlowLabel != t.Newest.FlowLabel
 	t.Newest = Template{
-		Time: at, Ack: s.Ack, Window: s.Window,
+		at: at, Ack: s.Ack, Window: s.Window,
 		Timestamp: s.Options.HasTimestamp, TSVal: s.Options.TSVal, TSEcr: s.Options.TSEcr,
 		TOS: p.TOS, FlowLabel: p.FlowLabel, Valid: true,
 	}
@@ -217,7 +226,7 @@ func (t *TCP) copyTemplate(at time.Time, p *wire.Packet, s *wire.TCP, o *Observa
 }
 
 // incoming updates the state with a segment from the peer.
-func (t *TCP) incoming(at time.Time, p *wire.Packet, s *wire.TCP) Observation {
+func (t *TCP) incoming(at stamp, p *wire.Packet, s *wire.TCP) Observation {
 	o := observe(s)
 	end := segmentEnd(s)
 	if s.Flags&wire.SYN != 0 {
@@ -227,14 +236,14 @@ func (t *TCP) incoming(at time.Time, p *wire.Packet, s *wire.TCP) Observation {
 		t.PeerData = t.PeerData || s.PayloadLen > 0
 	}
 	o.InOrder = t.HavePeer && s.Seq == t.PeerNxt
-	o.SameTTL = t.Inbound.Valid && t.Inbound.TTL == p.TTL
+	o.SameTTL = t.Inbound.Valid() && t.Inbound.TTL == p.TTL
 	o.Timely = t.timely(s)
 	nxt, una := t.PeerNxt, t.Una
 	switch {
 	case !t.HavePeer:
 		t.PeerNxt, t.HavePeer = end, true
 	case wire.SeqLess(t.PeerNxt, end):
-		t.gaps[peer].jump(at, t.PeerNxt, s.Seq)
+		t.jumped(peer, at, t.PeerNxt, s.Seq)
 		t.PeerNxt = end
 	case end != s.Seq:
 		if s.PayloadLen <= 1 && end == t.PeerNxt && s.Flags&(wire.SYN|wire.FIN) == 0 {
@@ -248,13 +257,13 @@ func (t *TCP) incoming(at time.Time, p *wire.Packet, s *wire.TCP) Observation {
 	}
 	// What cannot be the peer's next must not become what the next is compared with;
 	// and only what moves the flow on tells how far the peer is.
-	if first := !t.Inbound.Valid; s.Flags&wire.RST == 0 && (first || o.Timely) {
+	if first := !t.Inbound.Valid(); s.Flags&wire.RST == 0 && (first || o.Timely) {
 		ttl := t.Inbound.TTL
 		if first || t.PeerNxt != nxt || t.Una != una {
 			ttl = p.TTL
 		}
 		t.Inbound = Inbound{
-			Time: at, Ack: s.Ack, Window: s.Window, TTL: ttl, Valid: true,
+			at: at, Ack: s.Ack, Window: s.Window, TTL: ttl,
 			timestamp: s.Options.HasTimestamp, tsval: s.Options.TSVal, tsecr: s.Options.TSEcr,
 		}
 	}
@@ -263,8 +272,8 @@ func (t *TCP) incoming(at time.Time, p *wire.Packet, s *wire.TCP) Observation {
 }
 
 // acknowledged takes in the peer's acknowledgement and window.
-func (t *TCP) acknowledged(at time.Time, s *wire.TCP, o *Observation) {
-	o.Repeated = t.Inbound.Valid && s.Ack == t.Inbound.Ack && s.Window == t.Inbound.Window
+func (t *TCP) acknowledged(at stamp, s *wire.TCP, o *Observation) {
+	o.Repeated = t.Inbound.Valid() && s.Ack == t.Inbound.Ack && s.Window == t.Inbound.Window
 	if t.HaveNxt && wire.SeqLess(t.Nxt, s.Ack) {
 		// Of what was never seen to leave: the capture missed it, or somebody forged
 		// this. Believed, it could lift a probe above SND.NXT; not believed, Una is
@@ -294,24 +303,23 @@ func (t *TCP) acknowledged(at time.Time, s *wire.TCP, o *Observation) {
 
 // joined marks a flow whose handshake was not seen as established once both
 // sides were.
-func (t *TCP) joined(at time.Time, o *Observation) {
+func (t *TCP) joined(at stamp, o *Observation) {
 	if !t.Established && !t.SynOut && !t.SynIn && t.HaveUna && t.Newest.Valid {
 		t.establish(at, o)
 		t.PeerSpoke, t.PeerData = true, true
 	}
 }
 
-func (t *TCP) establish(at time.Time, o *Observation) {
-	t.Established, t.EstablishedAt = true, at
-	o.Established = true
+func (t *TCP) establish(at stamp, o *Observation) {
+	t.Established, o.Established = true, true
+	if t.SynOut && t.SynIn {
+		t.began = at
+	}
 }
 
 // syn takes in the options of a SYN or SYN-ACK of one side.
 func (t *TCP) syn(side int, s *wire.TCP, o *Observation) {
 	o.FirstSYN = s.Flags&wire.ACK == 0
-	if s.Flags&wire.ACK != 0 {
-		t.SynAcks++
-	}
 	if side == local {
 		t.SynOut = true
 	} else {
@@ -334,7 +342,6 @@ func (t *TCP) close(s *wire.TCP, o *Observation) {
 		t.Closed, o.Closed = true, true
 	}
 	if s.Flags&wire.RST != 0 {
-		t.RSTs++
 		o.RST = true
 	}
 	if s.Options.SACKBlocks > 0 {
@@ -389,7 +396,7 @@ func (t *TCP) Told(localScale, peerScale uint8, sack bool) {
 	}
 	t.told, t.SACK = true, t.SACK || sack
 	t.synScale = [2]int8{int8(min(localScale, maxScale)), int8(min(peerScale, maxScale))}
-	if t.Inbound.Valid {
+	if t.Inbound.Valid() {
 		t.MaxPeerWindow = max(t.MaxPeerWindow, uint32(t.Inbound.Window)<<t.synScale[peer])
 	}
 	t.window, t.edge = 0, 0 // were too large, for want of the scale

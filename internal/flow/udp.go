@@ -13,25 +13,26 @@ import (
 type UDP struct {
 	// Newest outgoing packet: of it a probe copies TOS and flow label alone.
 	Newest Template
-	// Inbound is the newest packet from the peer: of it Time, TTL and Valid count.
+	// Inbound is the newest packet from the peer: of it TTL and Valid count.
 	Inbound Inbound
 
 	PacketsOut, PacketsIn uint64
 	// Exchanges are how often the peer spoke after this end had.
-	Exchanges int
+	Exchanges uint32
 	// Streams: more than one packet in a row came or went, so the protocol is not one
 	// of question and answer.
 	Streams bool
+	// QUIC: a packet with the long header of QUIC version 1 or 2 was seen.
+	QUIC bool
 	// WireIn are the bytes that the peer sent, IP headers included.
 	WireIn uint64
 	// ProbeBytes are those of the probes sent in this flow; whoever sends them counts.
 	ProbeBytes uint64
-	// QUIC: a packet with the long header of QUIC version 1 or 2 was seen.
-	QUIC bool
 
-	lastOut   bool // whether the newest packet was an outgoing one
-	row       int  // of packets in the same direction
-	askedAt   time.Time
+	lastOut   bool  // whether the newest packet was an outgoing one
+	row       uint8 // of packets in the same direction, no more than streamRow are counted
+	began     stamp
+	askedAt   stamp
 	leastRTT  time.Duration
 	smoothRTT time.Duration
 }
@@ -45,23 +46,25 @@ const streamRow = 3
 func (t *Table) ObserveUDP(p *capture.Packet, ip *wire.Packet, u *wire.UDP) (f *Flow, followed bool) {
 	outgoing := p.Direction == capture.Outgoing
 	key := KeyUDP(ip, u, outgoing)
-	f = t.flows[key]
+	at := t.stamp(p.Time)
+	f = t.Get(key)
 	if f == nil {
-		f = t.add(key, p.Time)
+		f = t.add(key, at)
 		f.Direction = trace.Out
-		if !outgoing && t.accepted(p.Time, key, u.Payload) {
+		if !outgoing && t.accepted(at, key, u.Payload) {
 			f.Direction = trace.In
 		}
 	} else {
 		t.touch(f)
 	}
 	if outgoing {
-		followed = f.followOutAt(p, sighting{at: p.Time, seq: uint32(u.Checksum), end: uint32(u.Len), id: ip.ID})
+		followed = f.followOutAt(p, sighting{at: at, seq: uint32(u.Checksum), end: uint32(u.Len), id: ip.ID})
 	} else {
-		followed = f.followIn(p)
+		followed = f.followIn(at, p)
 	}
 	if followed {
-		f.datagram(p, ip, u, outgoing)
+		f.datagram(at, p, ip, u, outgoing)
+		t.hear(f)
 	}
 	return f, followed
 }
@@ -69,13 +72,12 @@ func (t *Table) ObserveUDP(p *capture.Packet, ip *wire.Packet, u *wire.UDP) (f *
 // Of a datagram without a flow nothing tells whether it is the first of one.
 const (
 	wellKnown = 1024             // ports below are servers'
-	ephemeral = 32768            // from here on they are clients', by Linux's own choice
 	joining   = 10 * time.Second // in which the flows show themselves that were there before the table was
 )
 
 // accepted reports whether a flow whose first packet that was seen came in was opened by the
 // peer, as it looks. Else this end did before anybody looked.
-func (t *Table) accepted(now time.Time, k trace.FlowKey, payload []byte) bool {
+func (t *Table) accepted(now stamp, k trace.FlowKey, payload []byte) bool {
 	near, far := k.Src.Port(), k.Dst.Port()
 	switch {
 	case longHeader(payload): // QUIC begins so
@@ -83,7 +85,7 @@ func (t *Table) accepted(now time.Time, k trace.FlowKey, payload []byte) bool {
 	case far < wellKnown:
 		return near < wellKnown
 	default:
-		return far >= ephemeral || near < ephemeral || now.Sub(t.began) >= joining
+		return far >= capture.ClientPorts || near < capture.ClientPorts || now.since(t.began) >= joining
 	}
 }
 
@@ -98,10 +100,10 @@ func KeyUDP(ip *wire.Packet, u *wire.UDP, outgoing bool) trace.FlowKey {
 	return k
 }
 
-func (f *Flow) datagram(p *capture.Packet, ip *wire.Packet, u *wire.UDP, outgoing bool) {
-	s := &f.UDP
-	f.LastSeen = p.Time
-	if s.row++; outgoing != s.lastOut {
+func (f *Flow) datagram(at stamp, p *capture.Packet, ip *wire.Packet, u *wire.UDP, outgoing bool) {
+	s := f.UDP
+	f.lastSeen = at
+	if s.row = min(s.row+1, streamRow); outgoing != s.lastOut {
 		s.row = 1
 	}
 	s.Streams = s.Streams || s.row >= streamRow
@@ -110,9 +112,9 @@ func (f *Flow) datagram(p *capture.Packet, ip *wire.Packet, u *wire.UDP, outgoin
 		f.TTL = max(f.TTL, ip.TTL)
 		s.PacketsOut++
 		f.BytesOut += uint64(u.PayloadLen)
-		s.Newest = Template{Time: p.Time, TOS: ip.TOS, FlowLabel: ip.FlowLabel, Valid: true}
-		if !s.lastOut || s.askedAt.IsZero() {
-			s.askedAt = p.Time
+		s.Newest = Template{at: at, TOS: ip.TOS, FlowLabel: ip.FlowLabel, Valid: true}
+		if !s.lastOut || s.askedAt == 0 {
+			s.askedAt = at
 		}
 		s.lastOut = true
 		return
@@ -120,10 +122,10 @@ func (f *Flow) datagram(p *capture.Packet, ip *wire.Packet, u *wire.UDP, outgoin
 	s.PacketsIn++
 	f.BytesIn += uint64(u.PayloadLen)
 	s.WireIn += uint64(p.Len)
-	s.Inbound = Inbound{Time: p.Time, TTL: ip.TTL, Valid: true}
+	s.Inbound = Inbound{at: at, TTL: ip.TTL}
 	if s.lastOut && s.PacketsOut > 0 {
 		s.Exchanges++
-		s.measure(p.Time.Sub(s.askedAt))
+		s.measure(at.since(s.askedAt))
 	}
 	s.lastOut = false
 }
@@ -167,7 +169,7 @@ func (s *UDP) RTT() (smoothed, least time.Duration, ok bool) {
 // RTT returns the smoothed and the least round-trip time seen in the flow itself; ok is
 // false before the first sample.
 func (f *Flow) RTT() (smoothed, least time.Duration, ok bool) {
-	if f.Key.Proto == trace.UDP {
+	if f.UDP != nil {
 		return f.UDP.RTT()
 	}
 	return f.TCP.RTT()
@@ -176,8 +178,15 @@ func (f *Flow) RTT() (smoothed, least time.Duration, ok bool) {
 // InboundTTL is the TTL with which the peer's newest packet came; ok is false before the
 // first.
 func (f *Flow) InboundTTL() (ttl uint8, ok bool) {
-	if f.Key.Proto == trace.UDP {
-		return f.UDP.Inbound.TTL, f.UDP.Inbound.Valid
+	if f.UDP != nil {
+		return f.UDP.Inbound.TTL, f.UDP.Inbound.Valid()
 	}
-	return f.TCP.Inbound.TTL, f.TCP.Inbound.Valid
+	return f.TCP.Inbound.TTL, f.TCP.Inbound.Valid()
+}
+
+// Mute reports whether this end of a UDP flow alone has spoken, for so long and more packets
+// than that.
+func (f *Flow) Mute(now time.Time, packets uint64, long time.Duration) bool {
+	u := f.UDP
+	return u.PacketsIn == 0 && u.PacketsOut > packets && f.table.stamp(now).since(u.began) > long
 }

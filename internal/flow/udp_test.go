@@ -33,7 +33,7 @@ func TestUDPAccepted(t *testing.T) {
 	} {
 		table := NewTable(8, time.Minute)
 		now := time.Unix(1000, 0)
-		table.add(trace.FlowKey{}, now)
+		table.add(trace.FlowKey{}, table.stamp(now))
 		u := wire.UDPProbe{
 			Src: netip.AddrPortFrom(netip.MustParseAddr("203.0.113.7"), test.far), Dst: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), test.near),
 			TTL: 55, Payload: test.payload,
@@ -61,7 +61,7 @@ func TestUDPFlow(t *testing.T) {
 	q, a := make([]byte, 40), make([]byte, 100)
 	for name, test := range map[string]struct {
 		packets   []packet
-		exchanges int
+		exchanges uint32
 		harmless  bool
 		least     time.Duration
 		direction trace.Direction
@@ -80,7 +80,7 @@ func TestUDPFlow(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			table := NewTable(8, time.Minute)
 			now := time.Unix(1000, 0)
-			table.began = now.Add(-joining)
+			table.began = table.stamp(now.Add(-joining))
 			me, peer := netip.MustParseAddrPort("192.0.2.1:40000"), netip.MustParseAddrPort("203.0.113.7:4433")
 			var f *Flow
 			var in, out uint64

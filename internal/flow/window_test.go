@@ -2,7 +2,6 @@ package flow
 
 import (
 	"testing"
-	"time"
 
 	"servicetraceroute/internal/wire"
 )
@@ -15,7 +14,7 @@ func settled() *TCP {
 	t.PeerNxt, t.HavePeer, t.Acked, t.HaveAckd = 5000, true, 5000, true
 	t.Nxt, t.HaveNxt, t.Una, t.HaveUna = 1000, true, 1000, true
 	t.Newest = Template{Valid: true, Timestamp: true, TSVal: 100}
-	t.Inbound = Inbound{Valid: true, timestamp: true, tsval: 900, tsecr: 90, TTL: 60}
+	t.Inbound = Inbound{at: 1, timestamp: true, tsval: 900, tsecr: 90, TTL: 60}
 	t.MaxPeerWindow = 0xffff
 	t.offered(&wire.TCP{Ack: 5000, Window: 0xffff})
 	return t
@@ -73,7 +72,7 @@ func TestTimely(t *testing.T) {
 	}
 	plain := settled()
 	plain.Newest.Timestamp = false
-	if !plain.timely(&wire.TCP{}) || plain.incoming(time.Time{}, &wire.Packet{TTL: 60}, &wire.TCP{Flags: wire.ACK}).Timely == false {
+	if !plain.timely(&wire.TCP{}) || plain.incoming(0, &wire.Packet{TTL: 60}, &wire.TCP{Flags: wire.ACK}).Timely == false {
 		t.Error("flows without timestamps have nothing to be timely with")
 	}
 }

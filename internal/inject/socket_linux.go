@@ -29,7 +29,7 @@ type Socket struct {
 func Open() (*Socket, error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("inject: open packet socket: %w", err)
+		return nil, fmt.Errorf("inject: open packet socket: %w", capture.Missing(err, "packet sockets", "CONFIG_PACKET"))
 	}
 	return &Socket{fd: fd}, nil
 }

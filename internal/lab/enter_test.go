@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"servicetraceroute/internal/lab"
+	"servicetraceroute/internal/lab/nstest"
 )
 
 // nobody is a user without privileges.
@@ -64,7 +65,7 @@ func unprivileged(ctx context.Context, args ...string) *exec.Cmd {
 func needRoot(t *testing.T) {
 	t.Helper()
 	if uids, _ := os.ReadFile("/proc/self/uid_map"); !strings.Contains(string(uids), "4294967295") || os.Getuid() != 0 {
-		t.Skip("needs root outside of any user namespace")
+		nstest.Skip(t, "needs root outside of any user namespace")
 	}
 }
 

@@ -81,18 +81,26 @@ func (n *Namespace) Do(f func() error) error {
 //
 // The process's first thread is left out: it does not end (Go parks it), and what
 // it is in shows as the whole process's, in /proc/PID/ns and /proc/net.
-func Thread(f func() error) error {
-	done := make(chan error)
+//
+// When f ends its goroutine (runtime.Goexit, as testing.T.FailNow does), Thread ends the caller's.
+func Thread(f func() error) (err error) {
+	done, returned := make(chan struct{}), false
 	go func() {
+		defer close(done)
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
-			done <- Thread(f) // gets another one, since this one is held meanwhile
-			runtime.UnlockOSThread()
-			return
+			defer runtime.UnlockOSThread()
+			err = Thread(f) // gets another one, since this one is held meanwhile
+		} else {
+			err = f() // never unlocked
 		}
-		done <- f() // never unlocked
+		returned = true
 	}()
-	return <-done
+	<-done
+	if !returned {
+		runtime.Goexit()
+	}
+	return err
 }
 
 // Do runs f in the namespace that where names, see Open; "" is the caller's own,

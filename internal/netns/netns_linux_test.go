@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -62,6 +63,17 @@ func TestDo(t *testing.T) {
 	if inside.ID == before {
 		t.Error("the namespace is our own")
 	}
+}
+
+// What ends its goroutine on a thread of its own ends the caller's, as a test that fails there does.
+func TestThreadEnded(t *testing.T) {
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		_ = netns.Thread(func() error { runtime.Goexit(); return nil })
+		t.Error("it went on")
+	}()
+	<-over
 }
 
 func TestOpenErrors(t *testing.T) {

@@ -3,6 +3,7 @@ package output
 import (
 	"encoding/json"
 	"net"
+	"slices"
 	"time"
 
 	"servicetraceroute/trace"
@@ -125,7 +126,7 @@ func (d *referenceData) hops(tr *trace.Trace) {
 		most := 0
 		times := map[string]int{}
 		for _, reply := range h.Replies {
-			if final(tr, h, reply) || reply.RTT < 0 {
+			if final(tr, h, reply) || fromOthers(reply) || reply.RTT < 0 {
 				continue
 			}
 			addr := reply.Addr.String()
@@ -142,7 +143,7 @@ func (d *referenceData) hops(tr *trace.Trace) {
 func distance(tr *trace.Trace) int {
 	last := 0
 	for _, h := range tr.Hops {
-		if h.Sent > 0 || len(h.Replies) > 0 {
+		if h.Sent > 0 || slices.ContainsFunc(h.Replies, own) {
 			last = max(last, h.TTL)
 		}
 	}
@@ -151,6 +152,9 @@ func distance(tr *trace.Trace) int {
 	}
 	return last
 }
+
+// own reports whether a reply answered a probe of this trace.
+func own(r trace.Reply) bool { return !fromOthers(r) }
 
 // final reports whether a reply is the destination's own.
 func final(tr *trace.Trace, h trace.Hop, r trace.Reply) bool {

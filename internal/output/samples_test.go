@@ -79,6 +79,8 @@ func oddTraces() []trace.Event {
 	} {
 		unreachables.Replies = append(unreachables.Replies, reply("2001:db8::4", time.Duration(i)*time.Millisecond, kind))
 	}
+	sharedReply := reply("192.0.2.1", 312*time.Microsecond, trace.TimeExceeded)
+	sharedReply.SharedFrom = "0123456789abcdef"
 	unknown := trace.Observed{RTT: -1}
 	return []trace.Event{
 		&trace.Trace{
@@ -88,6 +90,16 @@ func oddTraces() []trace.Event {
 		&trace.Trace{
 			ID: "0123456789abcde2", Start: noon, End: noon, Algorithm: trace.PacketByPacket, Flow: flow, Service: chosen,
 			Stop: trace.StopRefused, Reason: trace.ReasonMD5, Observed: unknown,
+		},
+		&trace.Trace{
+			ID: "0123456789abcde4", Start: noon, End: noon.Add(410 * time.Millisecond), Algorithm: trace.Adaptive, Flow: flow, Service: chosen,
+			Hops: []trace.Hop{
+				{TTL: 1, Replies: []trace.Reply{sharedReply}},
+				{TTL: 2, Sent: 1, Replies: []trace.Reply{reply("192.0.2.5", 700*time.Microsecond, trace.TimeExceeded)}},
+				{TTL: 3, Sent: 2, Replies: []trace.Reply{reply("203.0.113.7", 11800*time.Microsecond, trace.TCPAck)}},
+			},
+			Reached: true, Stop: trace.StopDestination, Destination: &trace.Destination{TTL: 3, RTT: 11800 * time.Microsecond, By: trace.DestinationByAck},
+			Observed: trace.Observed{RTT: 12100 * time.Microsecond},
 		},
 		// Nothing but what a record must have.
 		&trace.Trace{
@@ -124,7 +136,7 @@ func others() []trace.Event {
 			Blocked:      []trace.Blocked{{Proto: "udp", AfterTTL: 4}}, Divergent: true, Divergence: 0.5,
 		},
 		&trace.Compare{Time: noon, Flow: flow, Trace: "0123456789abcdef"},
-		&trace.Stats{Time: noon, Uptime: time.Minute, Backend: "afpacket", Reason: "the only one"},
+		&trace.Stats{Time: noon, Uptime: time.Minute, Backend: "ebpf", Reason: "auto: the kernel took its programs", Flows: trace.FlowStats{Live: 3, Withheld: 5, Brief: 6}},
 		&trace.Stats{Time: noon, Backend: "source", Records: &trace.RecordStats{Dropped: 7}, Services: trace.ServiceStats{Cut: 1, Limited: 2, Forgotten: 3, Malformed: 4}, Traces: trace.TraceStats{ByStop: map[trace.Stop]uint64{trace.StopFence: 1}}},
 	}
 }

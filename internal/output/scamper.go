@@ -3,6 +3,7 @@ package output
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"servicetraceroute/trace"
@@ -126,10 +127,13 @@ func (s *scamper) Write(ev trace.Event) error {
 	}
 	for _, h := range tr.Hops {
 		out.ProbeCount += h.Sent
-		if h.Sent > 0 || len(h.Replies) > 0 {
+		if h.Sent > 0 || slices.ContainsFunc(h.Replies, own) {
 			out.HopCount = max(out.HopCount, h.TTL)
 		}
 		for i, r := range h.Replies {
+			if fromOthers(r) {
+				continue
+			}
 			hop := scamperReply(h.TTL, i+1, r)
 			if x := r.Exchange; x != nil && out.ProbeSize == 0 {
 				out.ProbeSize, out.TOS = x.ProbeLen, x.ProbeTOS

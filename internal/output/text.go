@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,6 +48,7 @@ func (t *Text) Write(ev trace.Event) error {
 		fmt.Fprintf(&b, "change: %s\n", change(ev))
 	case *trace.Compare:
 		fmt.Fprintf(&b, "compare: %s\n", compare(ev))
+		writeGraph(&b, ev)
 	case *trace.Flow:
 		if t.verbose {
 			fmt.Fprintf(&b, "%s: %s\n", header(ev.Tuple, ev.Service)+process(ev.Process), flowState(ev))
@@ -86,6 +88,9 @@ func (t *Text) trace(b *bytes.Buffer, tr *trace.Trace) {
 		fmt.Fprintf(b, "%s the path changed meanwhile, the hops above may belong to two paths\n", t.set(bold, "warning: mixed:"))
 	}
 	fmt.Fprintf(b, "%s\n", closing(tr))
+	if line := health(tr, t.verbose); line != "" {
+		fmt.Fprintf(b, "%s\n", line)
+	}
 }
 
 // header is "tcp A:p -> B:q on eth0 (out), chosen by address B".
@@ -212,8 +217,15 @@ func mark(r trace.Reply) string {
 	if r.Late {
 		out += " (late)"
 	}
+	if r.SharedFrom != "" {
+		out += " (shared)" // another trace measured it
+	}
 	return out
 }
+
+// fromOthers reports whether a reply is what another trace measured: formats without a word
+// for that leave it out.
+func fromOthers(r trace.Reply) bool { return r.SharedFrom != "" }
 
 // duration in milliseconds, with three decimals as traceroute has it.
 func duration(d time.Duration) string {
@@ -233,15 +245,22 @@ func took(d time.Duration) string {
 
 // closing says why the trace stopped and what it did to the flow.
 func closing(tr *trace.Trace) string {
-	probes := 0
+	probes, shared := 0, 0
 	for _, h := range tr.Hops {
 		probes += h.Sent
+		if slices.ContainsFunc(h.Replies, fromOthers) {
+			shared++
+		}
 	}
 	complete := "not complete"
 	if tr.Complete {
 		complete = "complete"
 	}
-	parts := []string{complete, count(probes, "probe"), effect(tr)}
+	parts := []string{complete}
+	if shared > 0 {
+		parts = append(parts, count(shared, "hop")+" shared with other flows")
+	}
+	parts = append(parts, count(probes, "probe"), effect(tr))
 	if tr.Destination != nil && tr.Destination.By == trace.DestinationByPassive {
 		parts = append(parts, "the flow's own RTT is "+duration(tr.Destination.RTT)+" (not a probe's)")
 	}

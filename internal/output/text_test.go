@@ -110,3 +110,21 @@ func TestWriteErrorsAreReported(t *testing.T) {
 		}
 	}
 }
+
+// A finding says where it is, and why not better.
+func TestFindingsSayWhere(t *testing.T) {
+	f := trace.Finding{Flow: flow, Kind: trace.NATSrc, TTLFrom: 2, TTL: 4, Value: "v", Evidence: []string{"TTL 4: seen", "TTL 3 unknown: silent"}, Confidence: 0.95}
+	at, first := f, f
+	at.Kind, at.Evidence = trace.MTU, nil
+	first.TTLFrom, first.Evidence = 0, nil
+	for want, f := range map[string]trace.Finding{
+		"nat-src between TTL 2 and 4 of 10.0.0.1:40510 -> 203.0.113.7:443: v (confidence 0.95); TTL 3 unknown: silent": f,
+		"mtu at TTL 4 of 10.0.0.1:40510 -> 203.0.113.7:443: v (confidence 0.95)":                                       at,
+		"nat-src between this host and TTL 4 of 10.0.0.1:40510 -> 203.0.113.7:443: v (confidence 0.95)":                first,
+	} {
+		var b strings.Builder
+		if err := (&Text{w: &b}).Write(&f); err != nil || b.String() != "finding: "+want+"\n" {
+			t.Errorf("%q, want %q", b.String(), want)
+		}
+	}
+}

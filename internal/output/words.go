@@ -104,11 +104,28 @@ func flowState(f *trace.Flow) string {
 }
 
 func finding(f *trace.Finding) string {
-	text := fmt.Sprintf("%v between TTL %d and %d of %v -> %v", f.Kind, f.TTLFrom, f.TTL, f.Flow.Src, f.Flow.Dst)
+	text := fmt.Sprintf("%v %s of %v -> %v", f.Kind, where(f), f.Flow.Src, f.Flow.Dst)
 	if f.Value != "" {
 		text += ": " + Escape(f.Value)
 	}
-	return text + fmt.Sprintf(" (confidence %.2f)", f.Confidence)
+	text += fmt.Sprintf(" (confidence %.2f)", f.Confidence)
+	for _, line := range f.Evidence {
+		if strings.Contains(line, " unknown: ") { // why it cannot be placed better
+			text += "; " + Escape(line)
+		}
+	}
+	return text
+}
+
+// where is the place of a finding: a hop, or what lies between two.
+func where(f *trace.Finding) string {
+	switch {
+	case f.Kind == trace.MTU || f.Kind == trace.InterfaceInfo:
+		return fmt.Sprintf("at TTL %d", f.TTL)
+	case f.TTLFrom == 0:
+		return fmt.Sprintf("between this host and TTL %d", f.TTL)
+	}
+	return fmt.Sprintf("between TTL %d and %d", f.TTLFrom, f.TTL)
 }
 
 func change(c *trace.Change) string {
@@ -122,7 +139,7 @@ func compare(c *trace.Compare) string {
 	case c.Divergent:
 		text += fmt.Sprintf(": %.0f %% of them took another way", 100*c.Divergence)
 	case len(c.Siblings) > 0:
-		text += ": all took the flow's way"
+		text += ": none is known to have taken another way"
 	}
 	for _, b := range c.Blocked {
 		text += fmt.Sprintf("; %s is blocked after TTL %d", Escape(b.Proto), b.AfterTTL)
@@ -149,6 +166,14 @@ func stats(b *bytes.Buffer, s *trace.Stats) {
 	if n := s.Probes.Failed; n > 0 {
 		b.Truncate(b.Len() - 1)
 		fmt.Fprintf(b, "; %d probes could not be sent\n", n)
+	}
+	if n := s.Flows.Withheld; n > 0 {
+		b.Truncate(b.Len() - 1)
+		fmt.Fprintf(b, "; %d packets of new flows withheld\n", n)
+	}
+	if n := s.Flows.Brief; n > 0 {
+		b.Truncate(b.Len() - 1)
+		fmt.Fprintf(b, "; %d flows among very many, shown without their handshakes\n", n)
 	}
 	if n := s.Replies.Withheld; n > 0 {
 		b.Truncate(b.Len() - 1)

@@ -35,6 +35,8 @@ const (
 	diagCgroupID     = 21 // INET_DIAG_CGROUP_ID, since Linux 5.7
 	diagSockOpt      = 22 // INET_DIAG_SOCKOPT
 
+	tcpEstablished = 1 // TCP_ESTABLISHED, which a connected UDP socket is, too
+
 	protoTCP, protoUDP = 6, 17
 	afINET, afINET6    = 2, 10 // of Linux
 )
@@ -52,6 +54,18 @@ type answer struct {
 	handshake  Handshake
 	hasInfo    bool
 }
+
+// Ears is what a UDP socket hears of ICMP errors about its flow. The zero value is nothing.
+type Ears uint8
+
+// What it may hear: nothing; that a datagram was refused, by its peer or a firewall, as every
+// connected socket does (the fatal ones in Linux's icmp_err_convert, not Time Exceeded); or
+// every error (IP_RECVERR, IPV6_RECVERR).
+const (
+	Deaf Ears = iota
+	HearsRefusals
+	HearsAll
+)
 
 // Handshake is what a TCP socket remembers of its connection's SYNs.
 type Handshake struct {

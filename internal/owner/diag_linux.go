@@ -119,17 +119,16 @@ func (s *Sockets) Handshake(key trace.FlowKey, ifindex int) (Handshake, error) {
 	return a.handshake, nil
 }
 
-// HearsErrors reports whether a local socket may be told of every ICMP error about its
-// flow (IP_RECVERR, IPV6_RECVERR). An error says that it is none of this host's, or not
-// known; then it may. One behind this host, of a flow that the host translates, may; and
-// one of an IPv6 flow, since the kernel's word is about IP_RECVERR alone (Linux 6.18,
-// inet_diag_msg_attrs_fill).
-func (s *Sockets) HearsErrors(key trace.FlowKey, ifindex int) (bool, error) {
+// Ears tells what a local UDP socket hears of the ICMP errors about its flow. An error says
+// that it is none of this host's, or not known; then it may hear all. One behind this host, of
+// a flow that the host translates, may; and one of an IPv6 flow, since the kernel's word is
+// about IP_RECVERR alone (Linux 6.18, inet_diag_msg_attrs_fill).
+func (s *Sockets) Ears(key trace.FlowKey, ifindex int) (Ears, error) {
 	a, err := s.diag.ask(key, ifindex, 0)
 	if errors.Is(err, errGone) {
 		if socket, ok := s.nat.inside(key); ok {
 			if a, err = s.diag.ask(socket, ifindex, 0); errors.Is(err, errGone) {
-				return true, nil
+				return HearsAll, nil
 			}
 		}
 	}
@@ -137,10 +136,15 @@ func (s *Sockets) HearsErrors(key trace.FlowKey, ifindex int) (bool, error) {
 	if err == nil && !a.hasSockOpt && !ipv6 {
 		err = errShort // a kernel that does not tell
 	}
-	if err != nil {
-		return true, fmt.Errorf("owner: options of the socket of %v: %w", key, err)
+	switch {
+	case err != nil:
+		return HearsAll, fmt.Errorf("owner: options of the socket of %v: %w", key, err)
+	case a.recvErr || ipv6:
+		return HearsAll, nil
+	case a.state == tcpEstablished: // of UDP: connected
+		return HearsRefusals, nil
 	}
-	return a.recvErr || ipv6, nil
+	return Deaf, nil
 }
 
 // ask asks for the socket of a flow on the wire, by what the socket itself calls it where

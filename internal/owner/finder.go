@@ -14,7 +14,7 @@ type Query struct {
 	At        time.Time // the asker's own, told back with the answer
 }
 
-// Finding is the answer to a Query.
+// Finding is the answer to a Query. The Process is zero when it could not be found.
 type Finding struct {
 	Query
 	Process trace.Process
@@ -79,8 +79,7 @@ func (m *mailbox) Ask(all ...Query) {
 	}
 }
 
-// Found returns the findings since the last call. What could not be found is not among
-// them.
+// Found returns the findings since the last call.
 func (m *mailbox) Found() []Finding {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -106,13 +105,18 @@ func (m *mailbox) take() []Query {
 }
 
 // put delivers findings, which nobody may be taking, and counts.
-func (m *mailbox) put(found []Finding, asked, unknown int) {
+func (m *mailbox) put(all []Finding, asked int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.stats.Asked += uint64(asked)
-	m.stats.Found += uint64(len(found))
-	m.stats.Unknown += uint64(unknown)
+	for _, f := range all {
+		if f.Process == (trace.Process{}) {
+			m.stats.Unknown++
+		} else {
+			m.stats.Found++
+		}
+	}
 	room := max(maxQueries-len(m.findings), 0)
-	m.stats.Dropped += uint64(max(len(found)-room, 0))
-	m.findings = append(m.findings, found[:min(room, len(found))]...)
+	m.stats.Dropped += uint64(max(len(all)-room, 0))
+	m.findings = append(m.findings, all[:min(room, len(all))]...)
 }

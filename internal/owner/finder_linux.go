@@ -78,7 +78,8 @@ func (x *Finder) run() {
 // look answers what is due and returns what is to be asked again.
 func (x *Finder) look(now time.Time, waiting []inquiry) (later []inquiry) {
 	sockets := map[string][]Query{}
-	asked, unknown := 0, 0
+	asked := 0
+	var found []Finding
 	for _, q := range waiting {
 		if q.due.After(now) {
 			later = append(later, q)
@@ -92,18 +93,22 @@ func (x *Finder) look(now time.Time, waiting []inquiry) (later []inquiry) {
 		case err == nil && q.again(now):
 			later = append(later, q)
 		default:
-			unknown++
+			found = append(found, Finding{Query: q.Query})
 		}
 	}
-	var found []Finding
 	if len(sockets) > 0 {
-		found = x.search(sockets)
+		found = append(found, x.search(sockets)...)
 	}
 	for _, queries := range sockets {
-		unknown += len(queries)
+		for _, q := range queries {
+			found = append(found, Finding{Query: q})
+		}
 	}
 	kept := min(len(later), maxQueries)
-	x.put(found, asked, unknown+len(later)-kept)
+	for _, q := range later[kept:] {
+		found = append(found, Finding{Query: q.Query})
+	}
+	x.put(found, asked)
 	return later[:kept]
 }
 

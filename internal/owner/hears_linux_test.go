@@ -13,35 +13,46 @@ import (
 	"servicetraceroute/trace"
 )
 
-// The kernel tells of IP_RECVERR, not of IPV6_RECVERR: over IPv6 any socket may hear.
-func TestHearsErrors(t *testing.T) {
+// A connected socket hears of refusals. The kernel tells of IP_RECVERR, not of IPV6_RECVERR:
+// over IPv6 any socket may hear all.
+func TestEars(t *testing.T) {
 	ns := nstest.New(t)
 	for name, test := range map[string]struct {
 		network, addr        string
 		level, option, value int
-		want                 bool
+		want                 Ears
 	}{
-		"IPv4":                {"udp4", "127.0.0.1:9", unix.IPPROTO_IP, unix.IP_RECVERR, 0, false},
-		"IPv4, IP_RECVERR":    {"udp4", "127.0.0.1:9", unix.IPPROTO_IP, unix.IP_RECVERR, 1, true},
-		"IPv6":                {"udp6", "[::1]:9", unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 0, true},
-		"IPv6, IPV6_RECVERR":  {"udp6", "[::1]:9", unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1, true},
-		"IPv6, gone by then":  {"udp6", "[::1]:9", 0, 0, -1, true},
-		"IPv4, gone, as well": {"udp4", "127.0.0.1:9", 0, 0, -1, true},
+		"IPv4":                {"udp4", "127.0.0.1:9", unix.IPPROTO_IP, unix.IP_RECVERR, 0, HearsRefusals},
+		"IPv4, IP_RECVERR":    {"udp4", "127.0.0.1:9", unix.IPPROTO_IP, unix.IP_RECVERR, 1, HearsAll},
+		"IPv4, unconnected":   {"", "127.0.0.1:9", unix.IPPROTO_IP, unix.IP_RECVERR, 0, Deaf},
+		"IPv6":                {"udp6", "[::1]:9", unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 0, HearsAll},
+		"IPv6, IPV6_RECVERR":  {"udp6", "[::1]:9", unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1, HearsAll},
+		"IPv6, gone by then":  {"udp6", "[::1]:9", 0, 0, -1, HearsAll},
+		"IPv4, gone, as well": {"udp4", "127.0.0.1:9", 0, 0, -1, HearsAll},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var conn net.Conn
 			var s *Sockets
 			ns.Must(t, func() (err error) {
-				d := net.Dialer{Control: func(_, _ string, rc syscall.RawConn) error {
-					var set error
+				set := func(_, _ string, rc syscall.RawConn) error {
+					var refused error
 					err := rc.Control(func(fd uintptr) {
 						if test.value >= 0 {
-							set = unix.SetsockoptInt(int(fd), test.level, test.option, test.value)
+							refused = unix.SetsockoptInt(int(fd), test.level, test.option, test.value)
 						}
 					})
-					return errors.Join(err, set)
-				}}
-				if conn, err = d.Dial(test.network, test.addr); err != nil {
+					return errors.Join(err, refused)
+				}
+				if test.network == "" {
+					var unconnected net.PacketConn
+					listen := net.ListenConfig{Control: set}
+					unconnected, err = listen.ListenPacket(t.Context(), "udp4", "127.0.0.1:0")
+					conn, _ = unconnected.(*net.UDPConn)
+				} else {
+					dial := net.Dialer{Control: set}
+					conn, err = dial.Dial(test.network, test.addr)
+				}
+				if err != nil {
 					return err
 				}
 				s, err = OpenSockets()
@@ -55,7 +66,7 @@ func TestHearsErrors(t *testing.T) {
 			if test.value < 0 {
 				conn.Close()
 			}
-			got, err := s.HearsErrors(key, 1)
+			got, err := s.Ears(key, 1)
 			if got != test.want || (err != nil) != (test.value < 0) {
 				t.Errorf("%v, %v", got, err)
 			}

@@ -42,8 +42,8 @@ func OpenSockets() (*Sockets, error) { return nil, unsupported{} }
 // Handshake is never called.
 func (s *Sockets) Handshake(trace.FlowKey, int) (Handshake, error) { return Handshake{}, unsupported{} }
 
-// HearsErrors is never called.
-func (s *Sockets) HearsErrors(trace.FlowKey, int) (bool, error) { return true, unsupported{} }
+// Ears is never called.
+func (s *Sockets) Ears(trace.FlowKey, int) (Ears, error) { return HearsAll, unsupported{} }
 
 // OnWire is never called.
 func (s *Sockets) OnWire(k trace.FlowKey) trace.FlowKey { return k }

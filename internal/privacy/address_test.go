@@ -117,7 +117,7 @@ func FuzzAddr(f *testing.F) {
 		a, ok := netip.AddrFromSlice(x)
 		b, ok2 := netip.AddrFromSlice(y)
 		if !ok || !ok2 || a.Is4() != b.Is4() || a.Is4In6() || b.Is4In6() || kindOf(a) != kindOf(b) {
-			t.Skip()
+			return // not two that are of one kind
 		}
 		ma, mb := m.Addr(a), m.Addr(b)
 		if (a == b) != (ma == mb) {

@@ -156,7 +156,8 @@ func full() []trace.Event {
 func TestEveryFieldIsDecided(t *testing.T) {
 	kept := "ID Label Start End Algorithm Reached Stop Reason Destination Complete Mixed Observed Impact TTL Sent Deferred Limited RTT Kind ReplyTTL " +
 		"MPLS Changes Late SharedFrom Exchange Proto Direction By PID Time State Trace TTLFrom Confidence Cause SourcePort AfterTTL Divergent " +
-		"Divergence Blocked ECH Uptime Backend Packets Flows Traces Probes Replies.Stats Services ImpactStats Owners Pcap Records"
+		"Divergence Blocked ECH Uptime Backend Packets Flows Traces Probes Replies.Stats Services ImpactStats Owners Pcap Records " +
+		"Trigger Retransmits DupAcks OutOfOrder ZeroWindows Goodput"
 	masked := "Flow Service Process Hops Replies PathID Addr Name ASN Src Dst Interface NetNS NAT FlowKey Tuple Value Cgroup Evidence Old New From To " +
 		"Siblings Alternatives Addrs InFlow"
 	known := map[string]bool{}

@@ -22,13 +22,14 @@ const (
 	NetRaw        Capability = 13 // CAP_NET_RAW: packet sockets
 )
 
-// Hint says what helps against an error of missing privileges; empty when the
-// error is of another kind. A file that may not be opened is of another kind.
-func Hint(err error) string {
+// Hint says what helps against an error of missing privileges, of which these are needed as
+// setcap(8) writes them; empty when the error is of another kind. A file that may not be
+// opened is of another kind.
+func Hint(err error, needed string) string {
 	var file *fs.PathError
 	if !errors.Is(err, os.ErrPermission) || errors.As(err, &file) {
 		return ""
 	}
-	return "run as root, or once: chgrp GROUP FILE && chmod 0750 FILE && setcap cap_net_raw+ep FILE " +
+	return "run as root, or once: chgrp GROUP FILE && chmod 0750 FILE && setcap " + needed + "+ep FILE " +
 		"(not for everybody: whoever may run it can sniff and forge packets)"
 }

@@ -213,13 +213,13 @@ func TestDropInUserNamespace(t *testing.T) {
 }
 
 func TestHint(t *testing.T) {
-	if Hint(errors.New("x")) != "" {
+	if Hint(errors.New("x"), "cap_net_raw") != "" {
 		t.Error("a hint for any error")
 	}
-	if Hint(&os.PathError{Op: "open", Path: "x", Err: os.ErrPermission}) != "" {
+	if Hint(&os.PathError{Op: "open", Path: "x", Err: os.ErrPermission}, "cap_net_raw") != "" {
 		t.Error("a hint for a file")
 	}
-	if h := Hint(fmt.Errorf("open: %w", os.ErrPermission)); !strings.Contains(h, "0750") || !strings.Contains(h, "cap_net_raw") {
+	if h := Hint(fmt.Errorf("open: %w", os.ErrPermission), "cap_net_raw"); !strings.Contains(h, "0750") || !strings.Contains(h, "cap_net_raw") {
 		t.Errorf("hint %q", h)
 	}
 }

@@ -22,7 +22,8 @@ const (
 	nearLimit     = 1.25 // a rate's growth about where a limit is likely
 	forbidFor     = 60 * time.Second
 	missedNearby  = time.Second
-	answerNearby  = 10 * time.Second // a responder that answered so long ago would again
+	missesKept    = 8
+	answerNearby  = 10 * time.Second // for so long a responder that answered is one that does
 	linuxRate4    = 0.95             // net.ipv4.icmp_ratelimit is 1 a second; and a little room, see spend
 	linuxRate6    = 9.0              // net.ipv6.icmp.ratelimit, the same
 	ticks         = 0.02             // of a second, and more than a tick is long
@@ -33,24 +34,24 @@ const (
 // Place is where a probe expires as long as nobody there has answered: so far
 // away by this link and next hop.
 type Place struct {
-	IPv6      bool
 	Interface int
-	NextHop   capture.HardwareAddr
 	TTL       int
+	NextHop   capture.HardwareAddr
+	IPv6      bool
 }
 
 // Bucket is one responder's allowance. Held-back probes wait in it: every
 // trace's first probe of a TTL before any trace's second.
 type Bucket struct {
-	tokens   float64
-	rate     float64
-	filled   time.Time
-	ceiling  float64
-	failed   float64 // the rate that proved too high
-	failedAt time.Time
-	lossThen float64 // the share of loss when it did
-	waiting  waiting
-	order    uint64
+	tokens  float64
+	rate    float64
+	filled  time.Time
+	ceiling float64
+	failed  failure
+	waiting waiting
+	queues  *queues // of all buckets; nil: of none
+	queued  bool    // among them
+	order   uint64
 
 	now, before window // the present second and the one before
 
@@ -61,9 +62,19 @@ type Bucket struct {
 	recent  recent
 	changed time.Time // when the rate became what it is
 
-	lastAnswer, lastMiss time.Time
-	used                 time.Time
-	addrs                map[netip.Addr]struct{} // of a place's bucket
+	lastAnswer time.Time
+	misses     [missesKept]miss // the last ones; a ring
+	nextMiss   int
+	used       time.Time
+	addrs      map[netip.Addr]struct{} // of a place's bucket
+}
+
+// failure is what showed a rate to be too high; zero: none was.
+type failure struct {
+	rate            float64
+	at              time.Time
+	missing, judged int       // of the probes at that rate
+	from, known     time.Time // between which those left
 }
 
 // window counts what became of the probes of one second.
@@ -77,12 +88,12 @@ type window struct {
 // Waiter is something that wants to send when a bucket lets it: the one in which it waits
 // then, not always that in which it began to.
 type Waiter struct {
-	Place   Place
-	Attempt int // 0 for a trace's first probe of a TTL
-	Grant   func(now time.Time, by *Bucket) bool
-	order   uint64
-	in      *Bucket // in whose queue it is, at that place; nil: in none
-	at      int
+	Place Place
+	Rank  int // those of a lower one go first, see Plan.Rank
+	Grant func(now time.Time, by *Bucket) bool
+	order uint64
+	in    *Bucket // in whose queue it is, at that place; nil: in none
+	at    int
 }
 
 // Cancel withdraws the waiter, and lets go of what its Grant holds.
@@ -92,12 +103,21 @@ func (w *Waiter) Cancel() {
 	}
 }
 
+// Wait is how long it takes at most, as things go, until the waiter's bucket has served all
+// that wait in it, at that many probes a second in all; false when it waits in none.
+func (w *Waiter) Wait(rate int) (time.Duration, bool) {
+	if w.in == nil {
+		return 0, false
+	}
+	return time.Duration(float64(len(w.in.waiting)) / min(w.in.rate, float64(rate)) * float64(time.Second)), true
+}
+
 type waiting []*Waiter
 
 func (w waiting) Len() int { return len(w) }
 func (w waiting) Less(i, j int) bool {
-	if w[i].Attempt != w[j].Attempt {
-		return w[i].Attempt < w[j].Attempt
+	if w[i].Rank != w[j].Rank {
+		return w[i].Rank < w[j].Rank
 	}
 	return w[i].order < w[j].order
 }
@@ -130,6 +150,9 @@ func (b *Bucket) Wait(w *Waiter) {
 	b.order++
 	w.order, w.in = b.order, b
 	heap.Push(&b.waiting, w)
+	if b.queues != nil {
+		b.queues.add(b)
+	}
 }
 
 // yield moves those that wait for a place to the place's own bucket.
@@ -186,8 +209,8 @@ func (b *Bucket) fill(now time.Time) {
 		b.tokens = min(bucketDepth(b.rate), b.tokens+d.Seconds()*b.rate)
 		b.filled = now
 	}
-	if to, tooFast := b.recent.tooFast(now, b.changed, b.rate, b.likely(), b.loss.share()); tooFast {
-		b.lower(now, to)
+	if to, why := b.recent.tooFast(now, b.changed, b.rate, b.likely(), b.loss.share()); why.rate > 0 {
+		b.lower(now, to, why)
 	}
 	b.roll(now)
 }
@@ -213,11 +236,22 @@ func (b *Bucket) Take(now time.Time) bool {
 	return true
 }
 
+// Unsent tells that a probe for which the allowance was taken did not leave after all.
+func (b *Bucket) Unsent(now time.Time, s *Sent) {
+	s.Unsent = true
+	b.fill(now)
+	b.tokens = min(b.tokens+1, bucketDepth(b.rate))
+	if !s.At.Before(b.now.start) {
+		b.now.sent--
+	}
+}
+
 // Answered tells that a probe charged to this bucket, which left at sent, was
 // answered.
 func (b *Bucket) Answered(now, sent time.Time) {
 	b.lastAnswer, b.used = now, now
 	b.recent.answered(now, sent)
+	b.forgive(now, sent)
 	switch {
 	case !sent.Before(b.now.start):
 		b.now.answered++
@@ -226,24 +260,56 @@ func (b *Bucket) Answered(now, sent time.Time) {
 	}
 }
 
-// Missed tells that a probe charged to this bucket got no answer in time.
+// forgive takes a failure back when all that was missing has come: the answers were late, as
+// they all are when this host stands still, and no limit kept them away.
+func (b *Bucket) forgive(now, sent time.Time) {
+	f := &b.failed
+	if f.missing == 0 || sent.Before(f.from) || !sent.Before(f.known) || now.Before(f.at) {
+		return
+	}
+	if f.missing--; f.missing == 0 {
+		b.rate, b.failed, b.changed = max(b.rate, f.rate), failure{}, now
+	}
+}
+
+// Missed tells that a probe charged to this bucket got no answer in time, though its
+// hop is one that answers. A hop that never did may be another router, which other
+// destinations have at that distance.
 func (b *Bucket) Missed(s *Sent) {
 	if b.lastAnswer.IsZero() {
 		return
 	}
-	b.lastMiss = s.At
+	b.note(s, true)
 	if s.within && b.loss != nil {
 		b.loss.add(true)
 	}
 }
 
-// Limits reports whether a silence of a probe sent at the given time coincides
-// with a miss of this responder, which otherwise does answer.
-func (b *Bucket) Limits(sent time.Time) bool {
-	if b.lastMiss.IsZero() || b.lastAnswer.IsZero() {
+// miss is a probe without an answer.
+type miss struct {
+	at       time.Time // when it left
+	src, dst netip.AddrPort
+	proven   bool // the responder answers where it was sent
+}
+
+func (b *Bucket) note(s *Sent, proven bool) {
+	b.misses[b.nextMiss] = miss{s.At, s.Src, s.Dst, proven}
+	b.nextMiss = (b.nextMiss + 1) % len(b.misses)
+}
+
+// Limits reports whether the silence of a probe coincides with a miss of this responder,
+// which otherwise does answer; or with the silence of a probe of another flow, of which many
+// meet a limit at once.
+func (b *Bucket) Limits(s *Sent) bool {
+	if b.lastAnswer.IsZero() || s.At.Sub(b.lastAnswer) > answerNearby {
 		return false
 	}
-	return sent.Sub(b.lastMiss).Abs() <= missedNearby && sent.Sub(b.lastAnswer) <= answerNearby
+	for _, m := range b.misses {
+		if !m.at.IsZero() && s.At.Sub(m.at).Abs() <= missedNearby && (m.proven || m.src != s.Src || m.dst != s.Dst) {
+			return true
+		}
+	}
+	return false
 }
 
 // debit charges an answer that was asked for through a place's bucket.
@@ -302,10 +368,10 @@ func (b *Bucket) judge(now time.Time, w *window) {
 func (b *Bucket) raise(now time.Time) {
 	next := min(b.next(), b.ceiling)
 	share := b.loss.share()
-	if b.loss.told(b.lossThen) {
-		b.failed = 0 // it was loss, as is known by now
+	if b.loss.explains(b.failed.missing, b.failed.judged) {
+		b.failed = failure{} // it was loss, as is known by now
 	}
-	if b.failed > 0 && now.Sub(b.failedAt) < forbidFor && (next >= b.failed || !b.recent.clean(now, b.changed, share)) {
+	if b.failed.rate > 0 && now.Sub(b.failed.at) < forbidFor && (next >= b.failed.rate || !b.recent.clean(now, b.changed, share)) {
 		return
 	}
 	if next != b.rate {
@@ -336,10 +402,12 @@ func (b *Bucket) likely() float64 {
 	return rate
 }
 
-func (b *Bucket) lower(now time.Time, to float64) {
+func (b *Bucket) lower(now time.Time, to float64, why failure) {
 	if least := min(linuxRate4, b.ceiling); b.rate > least {
-		b.failed, b.failedAt, b.lossThen = b.rate, now, b.loss.share()
-		b.rate = max(to, least)
+		b.failed = why
+		if b.rate = to; to <= bucketRate {
+			b.rate = least // where what is missing tells of loss, see spend
+		}
 	}
 	b.changed = now
 	b.saved, b.savedAt = 0, now // perhaps

@@ -10,13 +10,26 @@ type Buckets struct {
 	ceiling float64
 	places  map[Place]*Bucket
 	byAddr  map[netip.Addr]*Bucket
+	queues  *queues
 	loss    loss
+}
+
+// queues are the buckets in which somebody waits, or did until just now: few of all. Those
+// that were not served for longest come first, so that none starves where the rate of all is
+// short, and nothing is left to chance.
+type queues struct{ line, other, served []*Bucket }
+
+func (q *queues) add(b *Bucket) {
+	if !b.queued {
+		b.queued = true
+		q.line = append(q.line, b)
+	}
 }
 
 // NewBuckets returns an empty set with a ceiling of probes per second and
 // responder.
 func NewBuckets(ceiling int) *Buckets {
-	return &Buckets{ceiling: float64(max(ceiling, 1)), places: map[Place]*Bucket{}, byAddr: map[netip.Addr]*Bucket{}}
+	return &Buckets{ceiling: float64(max(ceiling, 1)), places: map[Place]*Bucket{}, byAddr: map[netip.Addr]*Bucket{}, queues: &queues{}}
 }
 
 // For returns the bucket that a probe is charged to: the responder's when one
@@ -27,7 +40,7 @@ func (s *Buckets) For(now time.Time, place Place, hop netip.Addr) *Bucket {
 	b := s.places[place]
 	if b == nil {
 		b = newBucket(now, s.ceiling)
-		b.addrs, b.ipv6, b.loss = map[netip.Addr]struct{}{}, place.IPv6, &s.loss
+		b.addrs, b.ipv6, b.loss, b.queues = map[netip.Addr]struct{}{}, place.IPv6, &s.loss, s.queues
 		s.places[place] = b
 		s.prune(now)
 	}
@@ -53,7 +66,7 @@ func (s *Buckets) at(now time.Time, a netip.Addr) *Bucket {
 	b := s.byAddr[a]
 	if b == nil {
 		b = newBucket(now, s.ceiling)
-		b.ipv6, b.loss = a.Is6(), &s.loss
+		b.ipv6, b.loss, b.queues = a.Is6(), &s.loss, s.queues
 		s.byAddr[a] = b
 		s.prune(now)
 	}
@@ -86,7 +99,7 @@ func (s *Buckets) Answer(now time.Time, p *Sent, from netip.Addr) {
 			// From here on the place is charged: it begins where its one responder was, and
 			// has those that wait for it. In two queues they would be answered by one limit.
 			if one := s.byAddr[only]; one != nil {
-				at.rate, at.failed, at.failedAt = max(at.rate, one.rate), one.failed, one.failedAt
+				at.rate, at.failed = max(at.rate, one.rate), one.failed
 				at.tokens, at.saved = min(at.tokens, one.tokens), min(at.saved, one.saved)
 				one.yield(place, at)
 			}
@@ -94,28 +107,62 @@ func (s *Buckets) Answer(now time.Time, p *Sent, from netip.Addr) {
 	}
 	at.addrs[from] = struct{}{}
 	if len(at.addrs) == 1 && b == at {
-		own.rate, own.failed, own.failedAt = at.rate, at.failed, at.failedAt
+		own.rate, own.failed = at.rate, at.failed
 	}
+}
+
+// Missed tells that a probe got no answer in time at a hop where that address answers.
+func (s *Buckets) Missed(now time.Time, p *Sent, from netip.Addr) {
+	if p.doubted {
+		return
+	}
+	// Of another responder's allowance nothing was used.
+	if b := s.For(now, p.Place, from); b == p.Bucket || p.Bucket == s.places[p.Place] {
+		b.Missed(p)
+	}
+}
+
+// Silent tells the same of a hop where nobody answered yet.
+func (s *Buckets) Silent(now time.Time, p *Sent) {
+	if !p.doubted {
+		s.For(now, p.Place, netip.Addr{}).note(p, false)
+	}
+}
+
+// Limits reports whether the silence of a probe coincides with a miss of the responder that
+// answers others where it was sent.
+func (s *Buckets) Limits(now time.Time, p *Sent) bool {
+	return s.For(now, p.Place, netip.Addr{}).Limits(p)
 }
 
 // Release lets all buckets grant what they may and returns when the next grant
 // is possible (zero: no one waits).
 func (s *Buckets) Release(now time.Time, more func() bool) (next time.Time) {
-	visit := func(b *Bucket) {
-		if len(b.waiting) == 0 {
-			return
+	q := s.queues
+	line := q.line
+	q.line, q.served = q.other[:0], q.served[:0]
+	for i, b := range line {
+		line[i] = nil
+		waited := len(b.waiting)
+		if waited > 0 {
+			b.Release(now, more)
 		}
-		b.Release(now, more)
-		if at, ok := b.Next(now); ok && (next.IsZero() || at.Before(next)) {
+		at, ok := b.Next(now)
+		switch {
+		case !ok:
+			b.queued = false
+			continue
+		case len(b.waiting) < waited:
+			q.served = append(q.served, b)
+		default:
+			q.line = append(q.line, b)
+		}
+		if next.IsZero() || at.Before(next) {
 			next = at
 		}
 	}
-	for _, b := range s.places {
-		visit(b)
-	}
-	for _, b := range s.byAddr {
-		visit(b)
-	}
+	q.line, q.other = append(q.line, q.served...), line[:0]
+	clear(q.served)
 	return next
 }
 

@@ -37,7 +37,7 @@ func Offsets(t *flow.TCP) int {
 // find nothing new in it; ECN is zero, as RFC 3168 section 6.1.4 asks of pure
 // acknowledgements.
 func Craft(p *wire.TCPProbe, f *flow.Flow, ttl int, rng *rand.Rand, taken func(seq uint32) bool) (ok bool) {
-	t := &f.TCP
+	t := f.TCP
 	n := Offsets(t)
 	if n == 0 {
 		return false

@@ -63,7 +63,7 @@ func (l *limiter) allows(now time.Time) bool {
 // ask lets one flow ask one router until it answers, three times at most.
 func (c *crowd) ask(place Place, router *limiter, attempt int) {
 	b := c.buckets.For(c.now, place, netip.Addr{})
-	b.Wait(&Waiter{Attempt: attempt, Grant: func(now time.Time, _ *Bucket) bool {
+	b.Wait(&Waiter{Rank: attempt, Grant: func(now time.Time, _ *Bucket) bool {
 		s := &Sent{At: now, TTL: place.TTL, Bucket: b, Place: place}
 		b.Sent(s)
 		c.sent++

@@ -1,5 +1,7 @@
 package probe
 
+import "math"
+
 // loss is the share of probes that stay unanswered whatever the rate: those of
 // responders that do answer and showed no limit, sent within the burst and the rate that
 // every Linux router permits. What is missing beyond that share is missing because of a limit.
@@ -11,6 +13,7 @@ const (
 	lossMemory = 63.0 / 64 // of each new probe's predecessors
 	lossLeast  = 12        // so many probes make an estimate
 	lossTold   = 0.04      // a share of loss that counts as such
+	lossChance = 0.05      // what is less likely than that was no chance
 	lossTwice  = 1.5       // missed, faded: one alone is a chance, and would be a share of 8 % of the first 12
 )
 
@@ -29,8 +32,18 @@ func (l *loss) share() float64 {
 	return l.missed / l.judged
 }
 
-// told reports whether the share has risen by enough since then, by more than one chance
-// miss, to explain what was missing at the time.
-func (l *loss) told(then float64) bool {
-	return l != nil && l.missed >= lossTwice && l.share() > then+lossTold
+// explains reports whether that share alone, known from more than one chance miss, may
+// well have kept so many of so many answers away.
+func (l *loss) explains(missing, judged int) bool {
+	return l != nil && l.missed >= lossTwice && atLeast(missing, judged, l.share()) > lossChance
+}
+
+// atLeast is the probability of k or more hits in n tries of probability p each.
+func atLeast(k, n int, p float64) float64 {
+	one, sum := math.Pow(1-p, float64(n)), 0.0 // the probability of exactly i hits
+	for i := range k {
+		sum += one
+		one *= float64(n-i) / float64(i+1) * p / (1 - p)
+	}
+	return 1 - sum
 }

@@ -17,23 +17,23 @@ func packetByPacket(p *Plan) (ttl int, at time.Time, ok bool) {
 // hopByHop sends all probes of one TTL, then waits for them.
 func hopByHop(p *Plan) (ttl int, at time.Time, ok bool) {
 	ttl, s := p.current()
-	if s == nil || s.queued || s.sent >= p.params.Probes {
+	if s == nil || s.queued || int(s.sent) >= p.params.Probes {
 		return 0, at, false
 	}
 	if s.sent == 0 {
 		return ttl, p.after(p.params.TTLInterval), true
 	}
-	return ttl, s.lastSent.Add(p.params.ProbeInterval), true
+	return ttl, p.start.Add(s.lastSent + p.params.ProbeInterval), true
 }
 
 // concurrent sends all probes of all TTLs, then waits once.
 func concurrent(p *Plan) (ttl int, at time.Time, ok bool) {
 	for t := p.params.FirstTTL; t <= p.top(); t++ {
 		s := p.slot(t)
-		if s.queued || s.sent >= p.params.Probes {
+		if s.queued || s.left || int(s.sent) >= p.params.Probes {
 			continue
 		}
-		due := s.lastSent.Add(p.params.ProbeInterval)
+		due := p.start.Add(s.lastSent + p.params.ProbeInterval)
 		if s.sent == 0 {
 			due = p.after(p.params.TTLInterval)
 		}
@@ -52,12 +52,12 @@ func concurrent(p *Plan) (ttl int, at time.Time, ok bool) {
 func adaptive(p *Plan) (ttl int, at time.Time, ok bool) {
 	for t := p.params.FirstTTL; t <= p.top(); t++ {
 		s := p.slot(t)
-		if s.queued || s.answered > 0 || s.sent >= p.params.Probes {
+		if s.queued || s.left || s.answered > 0 || int(s.sent) >= p.params.Probes {
 			continue
 		}
 		due := p.start
 		if s.sent > 0 {
-			due = s.lastSent.Add(p.retry)
+			due = p.start.Add(s.lastSent + p.retry)
 		}
 		if !ok || due.Before(at) {
 			ttl, at, ok = t, due, true
@@ -76,7 +76,7 @@ func (p *Plan) current() (int, *slot) {
 			return t, s
 		}
 		silent++
-		if s.answered > 0 {
+		if s.answered > 0 || s.left {
 			silent = 0
 		}
 		if p.params.MaxSilent > 0 && silent >= p.params.MaxSilent {
@@ -104,17 +104,15 @@ const (
 
 // nextCheck returns the TTL whose answer has to be confirmed.
 func (p *Plan) nextCheck() (ttl int, at time.Time, ok bool) {
-	var newest time.Time
-	for t := p.params.FirstTTL; t <= min(p.limit, p.params.MaxTTL); t++ {
+	var newest time.Duration
+	for t := p.params.FirstTTL; t <= p.last(); t++ {
 		s := p.slot(t)
 		if t <= p.top() && !p.settled(s) && p.silentRun() == 0 {
 			return 0, at, false // first things first
 		}
-		if s.firstSeen.After(newest) {
-			newest = s.firstSeen
-		}
+		newest = max(newest, s.firstSeen)
 	}
-	for t := p.params.FirstTTL; t <= min(p.limit, p.params.MaxTTL); t++ {
+	for t := p.params.FirstTTL; t <= p.last(); t++ {
 		s := p.slot(t)
 		if s.answered == 0 || s.unsure || s.queued || s.checking || s.fresh(newest) {
 			continue
@@ -123,22 +121,22 @@ func (p *Plan) nextCheck() (ttl int, at time.Time, ok bool) {
 			s.unsure = true
 			continue
 		}
-		return t, s.lastSent.Add(p.params.TTLInterval), true
+		return t, p.start.Add(s.lastSent + p.params.TTLInterval), true
 	}
 	return 0, at, false
 }
 
 // fresh reports whether the newest answer belongs to the same moment as the
 // newest discovery of the path, and as what Recheck asked for.
-func (s *slot) fresh(newest time.Time) bool {
-	return !s.seen.Before(newest.Add(-togetherness)) && !s.seen.Before(s.mustSee.Add(-togetherness))
+func (s *slot) fresh(newest time.Duration) bool {
+	return s.seen >= max(newest, s.mustSee)-togetherness
 }
 
 // Recheck asks for an answer of one TTL that is as new as since: the last hop
 // has to be the last at the moment when the destination answered.
 func (p *Plan) Recheck(ttl int, since time.Time) {
 	s := p.slot(ttl)
-	if s.answered > 0 && since.After(s.mustSee) {
-		s.mustSee, s.checks = since, 0
+	if at := since.Sub(p.start); s.answered > 0 && at > s.mustSee {
+		s.mustSee, s.checks = at, 0
 	}
 }

@@ -22,6 +22,8 @@ type Params struct {
 	Borders       []netip.Prefix
 	FlowTimeout   time.Duration // 0: none, of UDP a minute
 	UDPProbe      UDPProbe
+	AfterClose    bool // a TCP flow's trace goes on behind its FINs, short of the peer
+	Share         bool // near hops that others saw are not probed
 }
 
 // UDPProbe says which UDP flows are probed. The zero value is UDPAuto.
@@ -73,21 +75,19 @@ func Defaults() Params {
 
 // Distance returns how far the sender of a packet is on a symmetric path: the
 // hops that its TTL lost since one of the usual initial values, and one.
-func Distance(inboundTTL uint8) int {
-	for _, initial := range []int{64, 128, 255} {
-		if int(inboundTTL) <= initial {
-			return initial - int(inboundTTL) + 1
-		}
-	}
-	return 1
-}
+func Distance(inboundTTL uint8) int { return distanceFrom(inboundTTL, 64, 128, 255) }
 
 // LeastDistance is what Distance would be if the initial value was the least of those
 // that some stacks have or are told to have.
 func LeastDistance(inboundTTL uint8) int {
-	for _, initial := range []int{30, 32, 60, 64, 100, 128, 200, 254, 255} {
-		if int(inboundTTL) <= initial {
-			return initial - int(inboundTTL) + 1
+	return distanceFrom(inboundTTL, 30, 32, 60, 64, 100, 128, 200, 254, 255)
+}
+
+// distanceFrom takes the initial values in rising order; the last is the greatest there is.
+func distanceFrom(inboundTTL uint8, initial ...int) int {
+	for _, ttl := range initial {
+		if int(inboundTTL) <= ttl {
+			return ttl - int(inboundTTL) + 1
 		}
 	}
 	return 1

@@ -18,24 +18,25 @@ type Plan struct {
 	boundary int // the lowest TTL that may reach the destination
 	limit    int // the highest TTL worth asking: a border, an unreachable
 	retry    time.Duration
-	slots    []slot // from params.FirstTTL on
+	slots    []slot // from params.FirstTTL on, as far as they matter
 	lastSent time.Time
 	due      func(*Plan) (ttl int, at time.Time, ok bool)
 }
 
-// slot is what is known of one TTL.
+// slot is what is known of one TTL. Its moments are counted from the plan's start.
 type slot struct {
-	sent, answered, lost int
+	sent, answered, lost int32
+	checks               int32 // probes in a row that only asked whether the path is still the same, unanswered
 	queued               bool
-	lastSent             time.Time
-	firstSeen, seen      time.Time // when the first and the newest answered probe left
-	checks               int       // probes in a row that only asked whether the path is still the same, unanswered
-	checking             bool      // one of them is outstanding
-	unsure               bool      // the check got no answer
-	mustSee              time.Time // an answer to a probe that left about then or later is needed
+	left                 bool // out: others saw what is there
+	checking             bool // one of the checks is outstanding
+	unsure               bool // the check got no answer
+	lastSent             time.Duration
+	firstSeen, seen      time.Duration // when the first and the newest answered probe left
+	mustSee              time.Duration // an answer to a probe that left about then or later is needed
 }
 
-func (s *slot) outstanding() int { return s.sent - s.answered - s.lost }
+func (s *slot) outstanding() int { return int(s.sent - s.answered - s.lost) }
 
 // NewPlan returns the plan of a trace that starts now to a destination at the
 // given distance (see Distance), over a path whose round trip takes about rtt (0
@@ -43,7 +44,7 @@ func (s *slot) outstanding() int { return s.sent - s.answered - s.lost }
 func NewPlan(params Params, now time.Time, distance int, rtt time.Duration) *Plan {
 	p := &Plan{
 		params: params, start: now, boundary: distance, limit: params.MaxTTL,
-		slots: make([]slot, max(params.MaxTTL-params.FirstTTL+1, 0)),
+		slots: make([]slot, max(min(params.MaxTTL, distance+scanAhead)-params.FirstTTL+1, 0)),
 	}
 	p.SetRTT(rtt)
 	switch params.Algorithm {
@@ -78,11 +79,20 @@ func (p *Plan) Limit(ttl int) { p.limit = min(p.limit, ttl) }
 // top is the highest TTL that is sent in the algorithm's order.
 func (p *Plan) top() int { return min(p.boundary-1, p.limit, p.params.MaxTTL) }
 
+// last is the highest TTL of which something may be known.
+func (p *Plan) last() int {
+	return max(p.top(), min(p.limit, p.params.MaxTTL, p.params.FirstTTL+len(p.slots)-1))
+}
+
 func (p *Plan) slot(ttl int) *slot {
-	if i := ttl - p.params.FirstTTL; i >= 0 && i < len(p.slots) {
-		return &p.slots[i]
+	i := ttl - p.params.FirstTTL
+	if i < 0 || ttl > p.params.MaxTTL {
+		return &slot{}
 	}
-	return &slot{}
+	if n := i + 1 - len(p.slots); n > 0 {
+		p.slots = append(p.slots, make([]slot, n)...)
+	}
+	return &p.slots[i]
 }
 
 // Next returns the TTL to ask next and from when on; ok is false when nothing is
@@ -101,7 +111,33 @@ func (p *Plan) Settled(ttl int) bool {
 }
 
 // Attempt is how many probes of that TTL were sent so far.
-func (p *Plan) Attempt(ttl int) int { return p.slot(ttl).sent }
+func (p *Plan) Attempt(ttl int) int { return int(p.slot(ttl).sent) }
+
+// Rank says which probes go first where many wait for one allowance: the lower. Those of each
+// TTL's first moment go before repetitions of what was silent. A second look at what answered
+// is needed for a trace to end and ranks with the first: behind all others' it could come
+// when nobody waits for it any more.
+func (p *Plan) Rank(ttl int) int {
+	s := p.slot(ttl)
+	if s.sent > 0 && p.settled(s) {
+		return int(s.checks)
+	}
+	return int(s.sent)
+}
+
+// LeaveOut tells that nothing needs to be asked of that TTL, or that it has to be after all.
+func (p *Plan) LeaveOut(ttl int, yes bool) { p.slot(ttl).left = yes }
+
+// Awaits reports whether, from that TTL on, the first probe of one is to be sent or to be
+// answered.
+func (p *Plan) Awaits(from int) bool {
+	for ttl := from; ttl <= p.top(); ttl++ {
+		if s := p.slot(ttl); s.sent == 0 || s.outstanding() > 0 {
+			return true
+		}
+	}
+	return false
+}
 
 // Queued tells that a probe of that TTL waits for its responder's allowance.
 func (p *Plan) Queued(ttl int, yes bool) { p.slot(ttl).queued = yes }
@@ -117,14 +153,14 @@ func (p *Plan) Sent(ttl int, now time.Time) {
 		s.checking = true
 	}
 	s.sent++
-	s.lastSent, p.lastSent = now, now
+	s.lastSent, p.lastSent = now.Sub(p.start), now
 }
 
 // SentReaching tells the same of a probe that Reach asked for: it checks nothing.
 func (p *Plan) SentReaching(ttl int, now time.Time) {
 	s := p.slot(ttl)
 	s.sent++
-	s.lastSent, p.lastSent = now, now
+	s.lastSent, p.lastSent = now.Sub(p.start), now
 }
 
 // Answered tells that a probe of that TTL, which left at sent, was answered by
@@ -133,12 +169,11 @@ func (p *Plan) Answered(ttl int, sent time.Time) {
 	s := p.slot(ttl)
 	s.answered++
 	s.checks, s.checking = 0, false
-	if s.firstSeen.IsZero() {
-		s.firstSeen = sent
+	left := sent.Sub(p.start)
+	if s.answered == 1 {
+		s.firstSeen, s.seen = left, left
 	}
-	if sent.After(s.seen) {
-		s.seen = sent
-	}
+	s.seen = max(s.seen, left)
 }
 
 // Lost tells that a probe of that TTL got no answer in time.
@@ -148,12 +183,18 @@ func (p *Plan) Lost(ttl int) {
 	s.checking = false
 }
 
+// Unlost takes that back, before Answered.
+func (p *Plan) Unlost(ttl int) { p.slot(ttl).lost-- }
+
 // settled: nothing more is asked of this TTL in the algorithm's own order.
 func (p *Plan) settled(s *slot) bool {
+	if s.left {
+		return true
+	}
 	if p.params.Algorithm == trace.Adaptive && s.answered > 0 {
 		return true
 	}
-	return s.sent >= p.params.Probes && s.outstanding() <= 0
+	return int(s.sent) >= p.params.Probes && s.outstanding() <= 0
 }
 
 // Finished reports whether every TTL up to the end is settled and the answers
@@ -202,7 +243,7 @@ func (p *Plan) silentRun() int {
 func (p *Plan) silentFrom() int {
 	first := p.params.FirstTTL
 	for ttl := p.params.FirstTTL; ttl <= p.top(); ttl++ {
-		if p.slot(ttl).answered > 0 {
+		if s := p.slot(ttl); s.answered > 0 || s.left {
 			first = ttl + 1
 		}
 	}
@@ -216,7 +257,7 @@ func (p *Plan) SilentHops() bool { return p.silentRun() > 0 }
 func (p *Plan) Complete(last int) bool {
 	for ttl := p.params.FirstTTL; ttl <= last; ttl++ {
 		s := p.slot(ttl)
-		if s.unsure || s.queued || (s.answered == 0 && (s.sent < p.params.Probes || s.outstanding() > 0)) {
+		if s.left || s.unsure || s.queued || (s.answered == 0 && (int(s.sent) < p.params.Probes || s.outstanding() > 0)) {
 			return false
 		}
 	}

@@ -428,7 +428,7 @@ func TestFirstProbesFirst(t *testing.T) {
 	b := newBucket(start, 1)
 	var got []int
 	for _, attempt := range []int{1, 0, 2, 0, 1} {
-		b.Wait(&Waiter{Attempt: attempt, Grant: func(time.Time, *Bucket) bool { got = append(got, attempt); return true }})
+		b.Wait(&Waiter{Rank: attempt, Grant: func(time.Time, *Bucket) bool { got = append(got, attempt); return true }})
 	}
 	gone := &Waiter{Grant: func(time.Time, *Bucket) bool { t.Error("a withdrawn probe was sent"); return true }}
 	b.Wait(gone)
@@ -436,6 +436,49 @@ func TestFirstProbesFirst(t *testing.T) {
 	b.Release(start, func() bool { return true })
 	if !slices.Equal(got, []int{0, 0, 1, 1, 2}) {
 		t.Errorf("order %v", got)
+	}
+}
+
+// A second look at what answered goes with the first probes, one more at what was silent
+// behind them.
+func TestRank(t *testing.T) {
+	p := NewPlan(Defaults(), start, 3, 0)
+	for _, ttl := range []int{1, 2} {
+		if p.Rank(ttl) != 0 {
+			t.Errorf("TTL %d begins with rank %d", ttl, p.Rank(ttl))
+		}
+		p.Sent(ttl, start)
+	}
+	p.Answered(1, start)
+	p.Lost(2)
+	if p.Rank(1) != 0 || p.Rank(2) != 1 {
+		t.Errorf("ranks %d and %d", p.Rank(1), p.Rank(2))
+	}
+	p.Sent(1, start)
+	p.Lost(1)
+	if p.Rank(1) != 1 {
+		t.Errorf("rank %d after a look in vain", p.Rank(1))
+	}
+}
+
+// How long one waits follows from those that wait too, and from the slower of two rates.
+func TestWait(t *testing.T) {
+	b := newBucket(start, 1)
+	var all [30]Waiter
+	if _, ok := all[0].Wait(10); ok {
+		t.Error("who waits nowhere will have a turn")
+	}
+	for i := range all {
+		b.Wait(&all[i])
+	}
+	for rate, want := range map[int]time.Duration{1000: 30 * time.Second, 10: 30 * time.Second} {
+		if got, ok := all[0].Wait(rate); !ok || got != want {
+			t.Errorf("%v at a rate of %d", got, rate)
+		}
+	}
+	b.rate = 100
+	if got, _ := all[0].Wait(10); got != 3*time.Second {
+		t.Errorf("%v at a rate of our own", got)
 	}
 }
 
@@ -485,18 +528,51 @@ func TestOneResponderOneAllowance(t *testing.T) {
 func TestLimits(t *testing.T) {
 	b := newBucket(start, 200)
 	b.Missed(&Sent{At: start})
-	if b.Limits(start) {
+	if b.Limits(&Sent{At: start}) {
 		t.Error("who never answered is silent, not limited")
 	}
 	b.Answered(at(10), at(5))
 	b.Missed(&Sent{At: at(100)})
-	if !b.Limits(at(900)) || b.Limits(at(1200)) {
+	if !b.Limits(&Sent{At: at(900)}) || b.Limits(&Sent{At: at(1200)}) {
 		t.Error("limited within a second of a miss")
 	}
 }
 
+// Of many flows that meet a limit at once no hop may be known to answer: then the silence of
+// another flow tells, not that of the same one.
+func TestLimitOfMany(t *testing.T) {
+	b := newBucket(start, 200)
+	b.Answered(at(10), at(5))
+	one, other := &Sent{At: at(100)}, &Sent{At: at(200)}
+	other.Src = netip.MustParseAddrPort("192.0.2.1:9")
+	b.note(one, false)
+	if b.Limits(one) || !b.Limits(other) {
+		t.Errorf("limited by itself %v, by another flow's silence %v", b.Limits(one), b.Limits(other))
+	}
+}
+
+// Probes that could not leave are no misses, and give their allowance back.
+func TestUnsent(t *testing.T) {
+	b := newBucket(start, 200)
+	b.rate, b.lastAnswer = 32, start
+	for i := range recentProbes {
+		if !b.Take(at(100 * i)) {
+			t.Fatalf("nothing is left for probe %d", i)
+		}
+		s := &Sent{At: at(100 * i)}
+		b.Sent(s)
+		b.Unsent(at(100*i), s)
+		if b.tokens != bucketDepth(b.rate) {
+			t.Fatalf("%v tokens after probe %d", b.tokens, i)
+		}
+	}
+	if b.Release(at(5000), func() bool { return true }); b.rate != 32 || b.now.sent+b.before.sent != 0 {
+		t.Errorf("rate %v, %d sent", b.rate, b.now.sent+b.before.sent)
+	}
+}
+
 func talking(una, nxt, window uint32) *flow.Flow {
-	f := &flow.Flow{}
+	f := &flow.Flow{TCP: &flow.TCP{}}
 	f.Key.Src, f.Key.Dst = netip.MustParseAddrPort("192.0.2.1:40000"), netip.MustParseAddrPort("203.0.113.7:443")
 	f.TCP.Una, f.TCP.HaveUna, f.TCP.Nxt, f.TCP.HaveNxt, f.TCP.MaxPeerWindow = una, true, nxt, true, window
 	f.TCP.Newest = flow.Template{Ack: 77, Window: 9, TOS: 0x2b, FlowLabel: 5, Valid: true}
@@ -511,7 +587,7 @@ func TestOffsets(t *testing.T) {
 		{1000, 1000, 65535, MaxOffset}, {1000, 1000, 100, 99}, {1000, 1099, 100, 0}, {1000, 1050, 100, 49}, {1000, 5000, 100, 0},
 		{0xfffffff0, 0x10, 100, 67}, {1000, 900, 65535, 0}, {0, 0, 1 << 30, MaxOffset},
 	} {
-		if got := Offsets(&talking(test.una, test.nxt, test.window).TCP); got != test.want {
+		if got := Offsets(talking(test.una, test.nxt, test.window).TCP); got != test.want {
 			t.Errorf("una %d, nxt %d, window %d: %d offsets, want %d", test.una, test.nxt, test.window, got, test.want)
 		}
 	}
@@ -520,8 +596,8 @@ func TestOffsets(t *testing.T) {
 		"template": func(c *flow.TCP) { c.Newest.Valid = false },
 	} {
 		f := talking(1, 1, 65535)
-		spoil(&f.TCP)
-		if Offsets(&f.TCP) != 0 {
+		spoil(f.TCP)
+		if Offsets(f.TCP) != 0 {
 			t.Errorf("a probe without knowing %s", name)
 		}
 	}
@@ -717,17 +793,94 @@ func TestAMissIsBelievedSoon(t *testing.T) {
 }
 
 // One answer missing among the first few is a chance. It must not undo what was learnt of
-// a responder's limit.
-func TestOneMissIsNoLoss(t *testing.T) {
+// a responder's limit; and what loss alone seldom does is a limit, also where there is loss.
+func TestWhatLossExplains(t *testing.T) {
 	var l loss
 	for i := range 16 {
 		l.add(i == 9)
 	}
-	if l.share() <= lossTold || l.told(0) {
-		t.Errorf("one of 16: a share of %v, told %v", l.share(), l.told(0))
+	if l.share() <= lossTold || l.explains(1, 2) {
+		t.Errorf("one of 16: a share of %v explains", l.share())
 	}
-	if l.add(true); !l.told(0) || l.told(0.2) {
-		t.Errorf("two of 17: told %v", l.told(0))
+	l.add(true)
+	for _, c := range []struct {
+		missing, judged int
+		want            bool
+	}{{1, 2, true}, {3, 16, true}, {2, 2, false}, {4, 8, false}, {8, 16, false}} {
+		if got := l.explains(c.missing, c.judged); got != c.want {
+			t.Errorf("a share of %v explains %d of %d: %t", l.share(), c.missing, c.judged, got)
+		}
+	}
+	if none := (*loss)(nil); none.explains(1, 16) {
+		t.Error("no loss explains something")
+	}
+}
+
+// A rate that is as low as it gets lets every probe tell of loss: whoever asks once a
+// second, by clocks that tick, does not know whether every router had an answer left.
+func TestTheLowestRateTellsOfLoss(t *testing.T) {
+	b := newBucket(start, 200)
+	b.ipv6, b.rate = true, 2
+	b.lower(start, 1, failure{rate: 2, at: start, missing: 1, judged: 2})
+	now := start
+	for i := range 5 {
+		now = now.Add(untilWhole(0, b.rate))
+		if !b.spend(now) {
+			t.Errorf("probe %d at a rate of %v tells nothing", i, b.rate)
+		}
+	}
+}
+
+// Beyond a TTL where something answered, though too soon to be believed, nothing is tried.
+func TestNothingBeyondAVoid(t *testing.T) {
+	r := NewReach(4, 30)
+	r.Sent(4, start)
+	r.Miss(false)
+	tried := map[int]int{}
+	for n := range 12 {
+		ttl, _, ok := r.Next(0)
+		if !ok {
+			t.Fatalf("after %d attempts: over", n)
+		}
+		tried[ttl]++
+		r.Sent(ttl, start)
+		if ttl == 5 {
+			r.Void()
+		}
+		r.Miss(true)
+	}
+	if tried[4] < 2 || tried[5] < 2 || tried[4]+tried[5] != 12 {
+		t.Errorf("attempts by TTL: %v", tried)
+	}
+}
+
+// Answers that were late, as all are when this host stands still, take the failure back that
+// they were called; one that never comes does not.
+func TestLateAnswersAreForgiven(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		b := newBucket(start, 4000)
+		b.rate, b.changed = 1000, start
+		var all []*Sent
+		for range 8 {
+			s := &Sent{At: start}
+			b.Sent(s)
+			all = append(all, s)
+		}
+		late := start.Add(200 * time.Millisecond)
+		if b.fill(late); b.rate > linuxRate4 {
+			t.Fatalf("a rate of %v with 8 of 8 missing", b.rate)
+		}
+		for i, s := range all {
+			if i == 0 && lost {
+				b.Answered(late.Add(time.Millisecond), start.Add(-time.Second)) // of an earlier rate: it says nothing of this one
+				continue
+			}
+			s.Answered = true
+			b.Answered(late.Add(time.Millisecond), s.At)
+		}
+		if forgiven := b.rate == 1000; forgiven == lost {
+			t.Errorf("one is lost: %t; a rate of %v", lost, b.rate)
+		}
 	}
 }
 
@@ -738,7 +891,7 @@ func TestCancelledWaiters(t *testing.T) {
 	var granted []int
 	all := make([]*Waiter, 9)
 	for i := range all {
-		all[i] = &Waiter{Place: Place{TTL: i % 2}, Attempt: i % 3, Grant: func(time.Time, *Bucket) bool { granted = append(granted, i); return true }}
+		all[i] = &Waiter{Place: Place{TTL: i % 2}, Rank: i % 3, Grant: func(time.Time, *Bucket) bool { granted = append(granted, i); return true }}
 		b.Wait(all[i])
 	}
 	for _, i := range []int{8, 0, 4, 4} {
@@ -784,8 +937,39 @@ func TestLimitsOfLongAgo(t *testing.T) {
 	for after, want := range map[time.Duration]bool{time.Second: true, time.Hour: false} {
 		s := &Sent{At: now.Add(after)}
 		b.Missed(s)
-		if got := b.Limits(s.At); got != want {
+		if got := b.Limits(s); got != want {
 			t.Errorf("after %v: %t", after, got)
 		}
+	}
+}
+
+// A probe that its table forgot is used for another one, unless somebody still holds it.
+func TestProbesAreUsedAgain(t *testing.T) {
+	table, now := NewTable(), time.Unix(1000, 0)
+	add := func(seq uint32) *Sent {
+		s := table.New()
+		s.Dst, s.Seq = netip.MustParseAddrPort("203.0.113.7:443"), seq
+		table.Add(now, s, time.Second)
+		return s
+	}
+	held, free := add(1), add(2)
+	held.Hold()
+	held.Answered = true
+	now = now.Add(Lifetime)
+	table.Expire(now)
+	if s := add(3); s != free || s.Seq != 3 {
+		t.Error("a forgotten probe is not used again")
+	}
+	if s := add(4); s == held || !held.Answered || held.Seq != 1 {
+		t.Error("a probe that is held is used again")
+	}
+	for range 300 {
+		held.Hold() // more than are counted
+	}
+	for range 300 {
+		held.Drop()
+	}
+	if held.holds == 0 {
+		t.Error("holds that were not counted end")
 	}
 }

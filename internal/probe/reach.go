@@ -29,10 +29,7 @@ type Reach struct {
 	hi      int // the lowest TTL that reached, 0: none yet
 	from    int // where the search starts
 	max     int
-	tries   [256]uint8 // weight of the attempts without an answer
-	hits    [256]uint8
-	busy    [256]share // of the attempts while the flow was busy
-	made    [256]uint8 // attempts that ended, voided ones apart
+	tallies []tally // by TTL, as far as attempts ended
 	total   int
 	voids   int
 	last    time.Time
@@ -40,6 +37,15 @@ type Reach struct {
 	aborted bool
 	lastHit time.Time
 	bestRTT time.Duration
+}
+
+// tally counts the attempts at one TTL.
+type tally struct {
+	tries uint8 // weight of those without an answer
+	hits  uint8
+	made  uint8 // that ended, voided ones apart
+	voids uint8 // those
+	busy  share // while the flow was busy
 }
 
 // share counts attempts that were answered and that were not.
@@ -54,6 +60,22 @@ type Attempt struct {
 
 // NewReach starts a search at the expected distance, never beyond maxTTL.
 func NewReach(distance, maxTTL int) *Reach { return &Reach{from: distance, max: maxTTL} }
+
+// at is what is known of one TTL.
+func (r *Reach) at(ttl int) tally {
+	if ttl < len(r.tallies) {
+		return r.tallies[ttl]
+	}
+	return tally{}
+}
+
+// count is the same, to be added to.
+func (r *Reach) count(ttl int) *tally {
+	if n := ttl + 1 - len(r.tallies); n > 0 {
+		r.tallies = append(r.tallies, make([]tally, n)...)
+	}
+	return &r.tallies[ttl]
+}
 
 // Expired tells that a probe of that TTL, reaching or not, died on its way.
 func (r *Reach) Expired(ttl int) {
@@ -82,15 +104,16 @@ func (r *Reach) Hit(at time.Time, busy bool) {
 	if ttl == 0 {
 		return
 	}
-	r.made[ttl]++
+	n := r.count(ttl)
+	n.made++
 	if busy {
-		r.busy[ttl].hits++
+		n.busy.hits++
 	}
 	rtt := at.Sub(r.open.Sent)
-	if r.hits[ttl] == 0 || r.hi != ttl || rtt < r.bestRTT {
+	if n.hits == 0 || r.hi != ttl || rtt < r.bestRTT {
 		r.bestRTT = rtt
 	}
-	r.hits[ttl]++
+	n.hits++
 	if r.hi == 0 || ttl <= r.hi {
 		r.hi = ttl
 	}
@@ -126,15 +149,17 @@ func (r *Reach) Miss(busy bool) {
 	}
 	if r.open.Void {
 		r.voids++
+		r.count(r.open.TTL).voids++
 		r.total--
 	} else {
+		n := r.count(r.open.TTL)
 		weight := uint8(quietMiss)
 		if busy {
 			weight = busyMiss
-			r.busy[r.open.TTL].misses++
+			n.busy.misses++
 		}
-		r.tries[r.open.TTL] += weight
-		r.made[r.open.TTL]++
+		n.tries += weight
+		n.made++
 	}
 	r.open = Attempt{}
 }
@@ -149,7 +174,7 @@ func (r *Reach) Done(quiet bool) (ttl int, ok bool) {
 	if quiet {
 		need = 1
 	}
-	if r.hi == 0 || r.hits[r.hi] < need || r.below() < r.hi-1 {
+	if r.hi == 0 || r.at(r.hi).hits < need || r.below() < r.hi-1 {
 		return 0, false
 	}
 	return r.hi, true
@@ -163,7 +188,7 @@ func (r *Reach) Proof() (at time.Time, rtt time.Duration) { return r.lastHit, r.
 func (r *Reach) below() int {
 	low := r.lo
 	for ttl := r.lo + 1; ttl <= r.max && ttl < 256 && (r.hi == 0 || ttl < r.hi); ttl++ {
-		if r.tries[ttl] > 0 && r.doubt(ttl) <= doubtLeft+1e-9 {
+		if r.at(ttl).tries > 0 && r.doubt(ttl) <= doubtLeft+1e-9 {
 			low = ttl
 		}
 	}
@@ -174,16 +199,17 @@ func (r *Reach) below() int {
 // busy flow the destination's answers merge with its other acknowledgements, how often
 // is seen at the TTLs that do reach: without one of these, silence proves nothing.
 func (r *Reach) doubt(ttl int) float64 {
-	quiet := float64(r.tries[ttl]-busyMiss*r.busy[ttl].misses) / quietMiss
+	here := r.at(ttl)
+	quiet := float64(here.tries-busyMiss*here.busy.misses) / quietMiss
 	seen := r.controls()
 	answered := float64(seen.hits) / float64(seen.hits+seen.misses+2) // rather too few
-	return math.Pow(quietDoubt, quiet) * math.Pow(1-answered, float64(r.busy[ttl].misses))
+	return math.Pow(quietDoubt, quiet) * math.Pow(1-answered, float64(here.busy.misses))
 }
 
 // asked counts all attempts at TTLs that are known to reach.
 func (r *Reach) asked() (n uint8) {
 	for ttl := max(r.hi, 1); ttl <= r.max && ttl < 256; ttl++ {
-		n += r.made[ttl]
+		n += r.at(ttl).made
 	}
 	return n
 }
@@ -191,8 +217,9 @@ func (r *Reach) asked() (n uint8) {
 // controls are the busy attempts at TTLs that are known to reach.
 func (r *Reach) controls() (all share) {
 	for ttl := max(r.hi, 1); r.hi != 0 && ttl <= r.max && ttl < 256; ttl++ {
-		all.hits += r.busy[ttl].hits
-		all.misses += r.busy[ttl].misses
+		busy := r.at(ttl).busy
+		all.hits += busy.hits
+		all.misses += busy.misses
 	}
 	return all
 }
@@ -227,25 +254,28 @@ func (r *Reach) choose() int {
 		return r.hi // prove it once more
 	}
 	ttl := low + (r.hi-low)/2
-	if r.lo+1 < r.hi && r.tries[r.lo+1] == 0 {
+	if r.lo+1 < r.hi && r.at(r.lo+1).tries == 0 {
 		ttl = r.lo + 1 // most often the very next one
 	}
-	if r.busy[ttl].misses > r.asked() {
+	if r.at(ttl).busy.misses > r.asked() {
 		return r.hi // silence there is worth what answers here are
 	}
 	return ttl
 }
 
-// scan is the TTL tried least among those from the expected distance on.
+// scan is the TTL tried least among those from the expected distance on. An attempt that
+// was void was one, too: its answer may come too soon each time, see engine, and be believed
+// nearer by; beyond it nothing is to be found then.
 func (r *Reach) scan() int {
 	first := max(r.from, r.lo+1)
 	best := 0
 	for ttl := first; ttl <= min(first+scanAhead, r.max); ttl++ {
-		if r.tries[ttl] >= triesEach {
-			continue
-		}
-		if best == 0 || r.tries[ttl] < r.tries[best] {
+		n := r.at(ttl)
+		if n.tries < triesEach && (best == 0 || n.tries+n.voids < r.at(best).tries+r.at(best).voids) {
 			best = ttl
+		}
+		if n.voids > 0 && best != 0 {
+			break
 		}
 	}
 	return best

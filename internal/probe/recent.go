@@ -31,6 +31,10 @@ type recent struct {
 func (b *Bucket) Sent(s *Sent) {
 	s.within = b.spend(s.At)
 	r := &b.recent
+	if before := r.sent[r.next]; before != nil {
+		before.Drop()
+	}
+	s.Hold()
 	r.sent[r.next] = s
 	r.next = (r.next + 1) % recentProbes
 }
@@ -41,57 +45,62 @@ func (r *recent) answered(now, sent time.Time) { r.latency = max(r.latency*9/10,
 // miss.
 func (r *recent) known(now time.Time) time.Time { return now.Add(-max(overdue, 3*r.latency)) }
 
-// tooFast reports whether the newest probes of the present rate show that it is
-// beyond what the responder permits, and about what that is.
-func (r *recent) tooFast(now, changed time.Time, rate, likely, loss float64) (to float64, yes bool) {
+// tooFast reports what shows, in the newest probes of the present rate, that it is
+// beyond what the responder permits, and about what that is. The zero failure: nothing.
+func (r *recent) tooFast(now, changed time.Time, rate, likely, loss float64) (to float64, why failure) {
 	if rate <= bucketRate {
-		return 0, false
+		return 0, failure{}
 	}
 	known := r.known(now)
 	need := 2 + int(math.Ceil(3*loss*recentJudged))
 	if rate < slowRate && loss < lossTold {
 		need = 1
 	}
-	few, missing := r.fate(recentJudged, known, changed)
-	clearly := missing >= need && float64(missing) > (1-badShare*(1-loss))*float64(few)
-	many, missing := r.fate(recentMore, known, changed)
-	switch {
-	case clearly:
-		to = min(rate/2, likely)
-	case many == recentMore && float64(missing) >= smallExcess+2*loss*recentMore && r.steps < smallSteps:
-		r.steps++
-		to = rate * 3 / 4
-	default:
-		if many == recentMore && missing == 0 {
-			r.steps = 0
-		}
-		return 0, false
+	few := r.fate(recentJudged, known, changed)
+	few.rate, few.at = rate, now
+	if few.missing >= need && float64(few.missing) > (1-badShare*(1-loss))*float64(few.judged) {
+		return min(rate/2, likely), few
 	}
-	return to, true
+	many := r.fate(recentMore, known, changed)
+	many.rate, many.at = rate, now
+	if many.judged < recentMore {
+		return 0, failure{}
+	}
+	if float64(many.missing) >= smallExcess+2*loss*recentMore && r.steps < smallSteps {
+		r.steps++
+		return rate * 3 / 4, many
+	}
+	if many.missing == 0 {
+		r.steps = 0
+	}
+	return 0, failure{}
 }
 
 // fate counts, of the newest probes that left after changed, at most n whose fate
-// is known: answered, or sent before known and therefore overdue.
-func (r *recent) fate(n int, known, changed time.Time) (judged, missing int) {
-	for i := 0; i < recentProbes && judged < n; i++ {
+// is known: answered, or sent before known and therefore overdue. An answer that is doubted did
+// come.
+func (r *recent) fate(n int, known, changed time.Time) (f failure) {
+	f.known = known
+	for i := 0; i < recentProbes && f.judged < n; i++ {
 		s := r.sent[(r.next+recentProbes-1-i)%recentProbes]
 		if s == nil || s.At.Before(changed) {
 			break
 		}
-		if !s.Answered && !s.At.Before(known) {
+		if s.Unsent || !s.Answered && (s.doubted || !s.At.Before(known)) {
 			continue
 		}
-		judged++
+		f.judged++
 		if !s.Answered {
-			missing++
+			f.missing++
+			f.from = s.At
 		}
 	}
-	return judged, missing
+	return f
 }
 
 // clean reports whether the newest probes of the present rate, enough to outlast a
 // router's saved-up burst, were answered, all but one at most.
 func (r *recent) clean(now, changed time.Time, loss float64) bool {
-	judged, missing := r.fate(recentMore, r.known(now), changed)
-	return judged == recentMore && float64(missing) <= 1+2*loss*recentMore
+	f := r.fate(recentMore, r.known(now), changed)
+	return f.judged == recentMore && float64(f.missing) <= 1+2*loss*recentMore
 }

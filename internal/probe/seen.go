@@ -40,5 +40,5 @@ func (t *Table) Same(s *Sent) *Sent {
 	if s.UDP {
 		return t.byNonce[s.Nonce]
 	}
-	return t.bySeq[sentKey{s.Dst, s.Seq}]
+	return t.segment(s.Dst, s.Seq)
 }

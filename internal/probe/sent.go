@@ -2,6 +2,7 @@ package probe
 
 import (
 	"container/heap"
+	"hash/maphash"
 	"math/rand/v2"
 	"net/netip"
 	"time"
@@ -20,27 +21,43 @@ func lifetime(timeout time.Duration) time.Duration { return max(Lifetime, timeou
 // of the TCPProbe count.
 type Sent struct {
 	wire.TCPProbe
-	UDP      bool
 	Nonce    Nonce     // of a datagram: what its payload says
-	Damaged  bool      // of a datagram: no host takes it in
 	Len      int       // of the whole packet
 	At       time.Time // when it left: our clock, then the kernel's own timestamp
-	Stamped  bool      // At is the kernel's
 	TTL      int
 	Attempt  int
-	Reaching bool
-	Answered bool
 	Leg      int    // of the trace: raised by each restart
 	Serial   uint64 // in the evidence; 0: none is kept
-	Timeout  bool   // it was given up, an answer is late
+	UDP      bool
+	Damaged  bool // of a datagram: no host takes it in
+	Stamped  bool // At is the kernel's
+	Reaching bool
+	Answered bool
+	Acked    bool // by the destination's acknowledgement, which might have been another's
+	Unsent   bool // it did not leave after all
+	Timeout  bool // it was given up, an answer is late
+	doubted  bool // an answer came that is not believed yet
+	within   bool // what every Linux router permits: if it is missing, it was lost
+	holds    uint8
 	Bucket   *Bucket
 	Place    Place
 	// Owner is the engine's trace, nil once the probe is forgotten: buckets look at
 	// their newest probes for longer, and must not keep whole traces for that.
-	Owner   any
-	expires time.Time
-	within  bool // what every Linux router permits: if it is missing, it was lost
+	Owner any
 }
+
+// Hold keeps a probe from being used for another one when its table forgets it. Whoever keeps
+// it for longer than one call has to hold it, and drops it when it keeps it no more, or never.
+func (s *Sent) Hold() { s.holds = min(s.holds+1, neverFree) }
+
+// Drop ends a Hold.
+func (s *Sent) Drop() {
+	if s.holds < neverFree {
+		s.holds--
+	}
+}
+
+const neverFree = 100 // so many holds are no longer counted
 
 // sentKey is what a quote always holds of a TCP probe. The destination's port
 // and address are part of it so that two flows may use one sequence number.
@@ -52,36 +69,54 @@ type sentKey struct {
 // Table holds the probes that left not long ago. A reply is ours only if it is
 // about one of these, whatever it looks like.
 type Table struct {
-	bySeq   map[sentKey]*Sent
+	bySeq   map[uint64]*Sent // segments, by the hashes of their keys: that of two is not the same
+	seed    maphash.Seed
 	byNonce map[Nonce]*Sent  // datagrams
 	ids     map[uint16]*Sent // IPv4
 	queue   expiries
+	free    []*Sent // forgotten, and held by nobody
+	newest  expiry  // on its way into the queue: there it would have to be allocated
 }
 
 // expiries is a heap of probes by the time at which they are forgotten.
-type expiries []*Sent
+type expiries []expiry
+
+type expiry struct {
+	at   time.Time
+	sent *Sent
+}
 
 func (q expiries) Len() int           { return len(q) }
-func (q expiries) Less(i, j int) bool { return q[i].expires.Before(q[j].expires) }
+func (q expiries) Less(i, j int) bool { return q[i].at.Before(q[j].at) }
 func (q expiries) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
-func (q *expiries) Push(x any)        { *q = append(*q, x.(*Sent)) }
+func (q *expiries) Push(x any)        { *q = append(*q, *x.(*expiry)) }
 func (q *expiries) Pop() any {
 	old := *q
-	last := old[len(old)-1]
-	old[len(old)-1] = nil
+	old[len(old)-1] = expiry{}
 	*q = old[:len(old)-1]
-	return last
+	return nil // whoever pops has looked at the first
 }
 
 // NewTable returns an empty table.
 func NewTable() *Table {
-	return &Table{bySeq: map[sentKey]*Sent{}, byNonce: map[Nonce]*Sent{}, ids: map[uint16]*Sent{}}
+	return &Table{bySeq: map[uint64]*Sent{}, seed: maphash.MakeSeed(), byNonce: map[Nonce]*Sent{}, ids: map[uint16]*Sent{}}
 }
 
 // Taken reports whether a sequence number towards dst is in use.
 func (t *Table) Taken(dst netip.AddrPort, seq uint32) bool {
-	_, ok := t.bySeq[sentKey{dst, seq}]
-	return ok
+	return t.segment(dst, seq) != nil
+}
+
+func (t *Table) hash(dst netip.AddrPort, seq uint32) uint64 {
+	return maphash.Comparable(t.seed, sentKey{dst, seq})
+}
+
+// segment is the probe with that key, or nil.
+func (t *Table) segment(dst netip.AddrPort, seq uint32) *Sent {
+	if s := t.bySeq[t.hash(dst, seq)]; s != nil && s.Seq == seq && s.Dst == dst {
+		return s
+	}
+	return nil
 }
 
 // Len is the number of remembered probes.
@@ -101,24 +136,40 @@ func (t *Table) NewID(rng *rand.Rand) uint16 {
 	return uint16(1 + rng.IntN(0xffff))
 }
 
+// New returns a probe to be filled in. To send one costs no allocation where others were
+// forgotten.
+func (t *Table) New() *Sent {
+	n := len(t.free)
+	if n == 0 {
+		return &Sent{}
+	}
+	s := t.free[n-1]
+	t.free = t.free[:n-1]
+	*s = Sent{}
+	return s
+}
+
+// maxFree bounds what is kept for probes to come.
+const maxFree = 1 << 14
+
 // Add remembers s, for Lifetime or a second longer than its answer is waited for.
 func (t *Table) Add(now time.Time, s *Sent, timeout time.Duration) {
-	s.expires = now.Add(lifetime(timeout))
 	if s.UDP {
 		t.byNonce[s.Nonce] = s
 	} else {
-		t.bySeq[sentKey{s.Dst, s.Seq}] = s
+		t.bySeq[t.hash(s.Dst, s.Seq)] = s
 	}
 	if s.Src.Addr().Is4() {
 		t.ids[s.ID] = s
 	}
-	heap.Push(&t.queue, s)
+	t.newest = expiry{now.Add(lifetime(timeout)), s}
+	heap.Push(&t.queue, &t.newest)
 }
 
 // Each yields every probe that is remembered.
 func (t *Table) Each(yield func(*Sent) bool) {
-	for _, s := range t.queue {
-		if !yield(s) {
+	for _, x := range t.queue {
+		if !yield(x.sent) {
 			return
 		}
 	}
@@ -126,17 +177,21 @@ func (t *Table) Each(yield func(*Sent) bool) {
 
 // Expire forgets what is too old.
 func (t *Table) Expire(now time.Time) {
-	for len(t.queue) > 0 && !t.queue[0].expires.After(now) {
-		s := heap.Pop(&t.queue).(*Sent)
+	for len(t.queue) > 0 && !t.queue[0].at.After(now) {
+		s := t.queue[0].sent
+		heap.Pop(&t.queue)
 		s.Owner = nil
 		if t.byNonce[s.Nonce] == s {
 			delete(t.byNonce, s.Nonce)
 		}
-		if k := (sentKey{s.Dst, s.Seq}); t.bySeq[k] == s {
+		if k := t.hash(s.Dst, s.Seq); t.bySeq[k] == s {
 			delete(t.bySeq, k)
 		}
 		if t.ids[s.ID] == s {
 			delete(t.ids, s.ID)
+		}
+		if s.holds == 0 && len(t.free) < maxFree {
+			t.free = append(t.free, s)
 		}
 	}
 }
@@ -147,7 +202,7 @@ func (t *Table) Own(ip *wire.Packet, s *wire.TCP) *Sent {
 	if s.PayloadLen != 0 || s.Flags != wire.ACK {
 		return nil
 	}
-	p := t.bySeq[sentKey{netip.AddrPortFrom(ip.Dst, s.DstPort), s.Seq}]
+	p := t.segment(netip.AddrPortFrom(ip.Dst, s.DstPort), s.Seq)
 	if p == nil || p.Src != netip.AddrPortFrom(ip.Src, s.SrcPort) {
 		return nil
 	}
@@ -162,7 +217,7 @@ func (t *Table) OwnForwarded(ip *wire.Packet, s *wire.TCP) bool {
 	if s.PayloadLen != 0 || s.Flags != wire.ACK {
 		return false
 	}
-	p := t.bySeq[sentKey{netip.AddrPortFrom(ip.Dst, s.DstPort), s.Seq}]
+	p := t.segment(netip.AddrPortFrom(ip.Dst, s.DstPort), s.Seq)
 	return p != nil && (ip.Version == 6 || ip.ID == p.ID)
 }
 
@@ -189,7 +244,7 @@ func (t *Table) Match(q *wire.Quote) (*Sent, Verdict) {
 	if !q.HasSeq || q.Proto != protoTCP {
 		return nil, NoMatch
 	}
-	s := t.bySeq[sentKey{netip.AddrPortFrom(q.Dst, q.DstPort), q.Seq}]
+	s := t.segment(netip.AddrPortFrom(q.Dst, q.DstPort), q.Seq)
 	if s == nil {
 		return nil, NoMatch
 	}

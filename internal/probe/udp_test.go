@@ -15,7 +15,7 @@ func udpProbe(t *testing.T, v6, damaged bool, n uint64) (*Table, *Sent, []byte) 
 	t.Helper()
 	f := &flow.Flow{Key: trace.FlowKey{
 		Proto: trace.UDP, Src: netip.MustParseAddrPort("192.0.2.1:40000"), Dst: netip.MustParseAddrPort("203.0.113.7:443"),
-	}}
+	}, UDP: &flow.UDP{}}
 	if v6 {
 		f.Key.Src, f.Key.Dst = netip.MustParseAddrPort("[2001:db8::1]:40000"), netip.MustParseAddrPort("[2001:db8::7]:443")
 	}

@@ -37,14 +37,16 @@ func (s Shift) votes() int {
 
 // Reply is an ICMP error about a probe.
 type Reply struct {
-	At      time.Time
-	From    netip.Addr
-	TTL     uint8
-	Kind    wire.ICMPKind
-	MTU     uint32
-	Quote   wire.Quote // without Transport
-	MPLS    []wire.MPLSLabel
-	HasInfo bool // RFC 5837 interface information
+	At    time.Time
+	From  netip.Addr
+	TTL   uint8
+	Kind  wire.ICMPKind
+	MTU   uint32
+	Quote wire.Quote // without Transport
+	MPLS  []wire.MPLSLabel
+	Info  []wire.InterfaceInfo
+	Stale bool // the quoted checksum is not that of the quoted segment
+	Short bool // the quote is too short to tell
 	// Of the error itself, for records.
 	TOS        uint8
 	ID         uint16 // IPv4
@@ -95,6 +97,8 @@ func (j *Jury) Hear(r Reply, outstanding []*Sent) (believed []Pair) {
 			continue
 		}
 		if len(j.pending) < maxCandidates {
+			p.Hold()
+			p.doubted = p.doubted || shift.sure
 			j.pending = append(j.pending, candidate{shift, p, r})
 		}
 	}

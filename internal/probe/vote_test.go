@@ -80,3 +80,39 @@ func TestTheJuryIsDeafInAFlood(t *testing.T) {
 		t.Errorf("%d believed when all is quiet", believed)
 	}
 }
+
+// An answer that is not believed yet is none that a limit kept away: else the probes that others
+// need to agree with go too rarely for that.
+func TestADoubtedAnswerIsNoMiss(t *testing.T) {
+	for _, doubted := range []bool{true, false} {
+		set := NewBuckets(200)
+		place := Place{TTL: 3}
+		b := set.For(start, place, netip.Addr{})
+		b.Answered(start, start)
+		b.rate = 2
+		all := jurors(3)
+		for _, s := range all {
+			s.At, s.Place, s.Bucket = start, place, b
+			b.Sent(s)
+		}
+		if doubted {
+			var j Jury
+			for _, s := range all[:2] { // two of three that have to agree
+				j.Hear(shifted(start, s, false), []*Sent{s})
+			}
+			all[2].Answered = true
+		}
+		late := start.Add(time.Second)
+		b.fill(late)
+		for _, s := range all {
+			if !s.Answered {
+				set.Missed(late, s, netip.Addr{})
+				set.Silent(late, s)
+			}
+		}
+		lowered, limits := b.rate < 2, b.Limits(&Sent{At: start.Add(time.Millisecond)})
+		if lowered == doubted || limits == doubted {
+			t.Errorf("doubted: %t; lowered: %t, called a limit: %t", doubted, lowered, limits)
+		}
+	}
+}

@@ -12,7 +12,9 @@ const (
 	// MinDatagram is the least size in bytes of a client's datagram with an Initial
 	// (RFC 9000 section 14.1).
 	MinDatagram = 1200
-	minDCID     = 8 // bytes of the id that a client makes up (RFC 9000 section 7.2)
+	// MinDCID is the least length in bytes of the id that a client makes up for its
+	// server (RFC 9000 section 7.2).
+	MinDCID     = 8
 	maxInitials = 8 // that are looked at in one datagram
 )
 
@@ -124,7 +126,7 @@ func (c *Conn) initial(now time.Time, p *Packet, tried *try) bool {
 	// Of another connection than the one that was followed so far, if of any: after a
 	// Retry, after Version Negotiation, when the ports are used again, and the first.
 	switch {
-	case len(p.DCID) < minDCID && !c.fromRetry(p):
+	case len(p.DCID) < MinDCID && !c.fromRetry(p):
 		d.stats.Failed++
 		return false
 	case *tried == failed, c.keys.held() && c.keys.known == p.known && c.dcid.is(p.DCID):
@@ -198,6 +200,15 @@ func (c *Conn) opened(payload []byte, number int64) bool {
 // forget gives back what only an unfinished hello needs.
 func (c *Conn) forget() {
 	c.keys, c.crypto, c.checked, c.retried = keys{}, nil, 0, false
+}
+
+// ID is the id to which the hello was sent, as the client made it up or a Retry told it;
+// empty as long as the hello is not known. It is the Conn's.
+func (c *Conn) ID() []byte {
+	if !c.done {
+		return nil
+	}
+	return c.dcid.bytes()
 }
 
 // Server takes in a datagram that the server sent. Only a Retry matters: the client

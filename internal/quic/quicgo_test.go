@@ -292,7 +292,7 @@ func TestBeginsAgain(t *testing.T) {
 			if after < 3 || st.Failed != 0 || (st.Retries == 1) != k.retry || (st.Incomplete == 0) != k.retry {
 				t.Errorf("%+v", st)
 			}
-			if k.retry && k.idLength < minDCID {
+			if k.retry && k.idLength < MinDCID {
 				// Without the Retry nobody can tell the new id from a made-up one.
 				only := slices.DeleteFunc(half(all), func(s sent) bool { return !s.byClient })
 				_, h, s, _ = replay(only)

@@ -127,6 +127,11 @@ func (l *Layout) addLink(i int, link Link) error {
 }
 
 func (l *Layout) checkNames() error {
+	for _, name := range l.Network.Destinations {
+		if l.Nodes[name] == nil {
+			return fmt.Errorf("scenario: destinations: no node %q", name)
+		}
+	}
 	for _, n := range l.Network.Nodes {
 		at := l.Nodes[n.Name]
 		if f := n.Firewall; f != nil && f.Inside != "" && at.Interface(f.Inside) == nil {
@@ -162,13 +167,23 @@ type destination struct {
 
 func (l *Layout) destinations() []destination {
 	var all []destination
+	wanted := func(names ...string) bool {
+		only := l.Network.Destinations
+		return len(only) == 0 || slices.ContainsFunc(names, func(name string) bool { return slices.Contains(only, name) })
+	}
 	for _, link := range l.Network.Links {
 		ll := l.Links[link.name()]
 		owners := []string{ll.A.Node, ll.B.Node}
+		if !wanted(owners...) {
+			continue
+		}
 		all = append(all,
 			destination{ll.A.Addr4.Masked(), owners}, destination{ll.A.Addr6.Masked(), owners})
 	}
 	for _, n := range l.Network.Nodes {
+		if !wanted(n.Name) {
+			continue
+		}
 		for _, a := range n.Addrs {
 			all = append(all, destination{netip.PrefixFrom(a, a.BitLen()), []string{n.Name}})
 		}

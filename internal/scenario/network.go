@@ -15,6 +15,10 @@ type Network struct {
 	Name  string
 	Nodes []Node
 	Links []Link
+	// Destinations are the nodes that routes lead to; empty: all, and all links. A network
+	// of hundreds of routers has few hosts, and routes to each of its links would be
+	// millions.
+	Destinations []string
 }
 
 // Kind is what a node does with packets. The zero value is invalid.

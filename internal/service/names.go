@@ -26,9 +26,9 @@ type Known struct {
 
 // Words are a client's first ones, as far as they name whom it wants.
 type Words struct {
-	Awaited bool // they may yet come
 	Name    string
 	By      trace.By // sni, quic-sni or http-host
+	Awaited bool     // they may yet come
 	ECH     bool     // they hide others
 }
 

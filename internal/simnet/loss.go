@@ -9,7 +9,9 @@ import (
 // losses decides which packets of one way of a link are lost: the same ones as on
 // a link of the namespace lab. A decision depends on nothing but the link and the
 // packet's place in its flow, not on time and not on other flows. So a flow that
-// is probed and its untouched twin lose the same data.
+// is probed and its untouched twin lose the same data. Where every packet may be hit
+// it depends on the flow as well: else the third probe of all flows would be lost, or
+// of none, and look like a router that answers nobody.
 type losses struct {
 	seed, way uint64
 	flows     map[Tuple]*lossFlow
@@ -70,6 +72,9 @@ func (l *losses) strikes(p *packet, loss float64, all bool) bool {
 		return false
 	}
 	x := mix(l.seed ^ l.way<<63)
+	if all {
+		x = mix(x ^ p.tuple.hash())
+	}
 	x = mix(x ^ uint64(kind)<<32 ^ uint64(place))
 	x = mix(x ^ uint64(occurrence))
 	return float64(x) < loss*math.MaxUint64 || loss >= 1

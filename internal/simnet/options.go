@@ -10,8 +10,9 @@ type Options struct {
 	Seed uint64
 	// Nodes are peculiarities of nodes, by name.
 	Nodes map[string]NodeOptions
-	// LoseAll lets Link.Loss hit every packet. By default, as in the lab, it hits
-	// TCP segments with payload only: a probe must not shift what the flow loses.
+	// LoseAll lets Link.Loss hit every packet, of each flow other ones. By default, as
+	// in the lab, it hits TCP segments with payload only, of every flow the same: a probe
+	// must not shift what the flow loses.
 	LoseAll bool
 	// Pace is the most that one TCP sender sends, in bit/s; 0: 100 Mbit/s.
 	// Without it a transfer over links without Rate would never end in virtual

@@ -2,6 +2,7 @@ package simnet
 
 import (
 	"encoding/binary"
+	"hash/fnv"
 	"net/netip"
 
 	"servicetraceroute/internal/wire"
@@ -18,6 +19,18 @@ type Tuple struct {
 
 // Reverse returns the other way.
 func (t Tuple) Reverse() Tuple { return Tuple{t.Proto, t.Dst, t.Src} }
+
+// hash tells flows apart; a flow's two ways differ too.
+func (t Tuple) hash() uint64 {
+	h := fnv.New64a()
+	h.Write([]byte{t.Proto})
+	for _, end := range []netip.AddrPort{t.Src, t.Dst} {
+		addr := end.Addr().As16()
+		h.Write(addr[:])
+		h.Write(be.AppendUint16(nil, end.Port()))
+	}
+	return h.Sum64()
+}
 
 // packet is one packet. It has one owner at a time, who passes it on or releases
 // it.

@@ -82,7 +82,9 @@ func (k *tcpTrack) window(p *packet, dir int, shift uint32, old bool) windowVerd
 	t := &p.tcp
 	sender, receiver := &k.seen[dir], &k.seen[1-dir]
 	end, win := segmentEnd(t), uint32(t.Window)
-	if sender.maxWin == 0 {
+	// A SYN above the one before begins the connection anew while nobody has answered.
+	again := t.Flags&wire.SYN != 0 && !k.established && wire.SeqLess(sender.end, end)
+	if sender.maxWin == 0 || again {
 		k.meet(t, dir, end)
 	}
 	ack, sack := t.Ack-shift, t.Ack-shift
@@ -116,7 +118,7 @@ func (k *tcpTrack) window(p *packet, dir int, shift uint32, old bool) windowVerd
 	return windowOK
 }
 
-// meet takes the first segment of the second side.
+// meet takes the first segment of a side.
 func (k *tcpTrack) meet(t *wire.TCP, dir int, end uint32) {
 	sender, receiver := &k.seen[dir], &k.seen[1-dir]
 	win := max(uint32(t.Window), 1)
@@ -126,7 +128,7 @@ func (k *tcpTrack) meet(t *wire.TCP, dir int, end uint32) {
 		return
 	}
 	sender.scale, sender.scales = t.Options.WindowScale, t.Options.HasWindowScale
-	if !sender.scales || !receiver.scales {
+	if dir == replying && (!sender.scales || !receiver.scales) {
 		sender.scale, receiver.scale = 0, 0
 	}
 }

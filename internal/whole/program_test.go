@@ -51,13 +51,13 @@ func (w *transcript) String() string {
 }
 
 // await waits for a word.
-func (w *transcript) await(t *testing.T, word string) {
+func (w *transcript) await(t testing.TB, word string) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%q", word), func() bool { return strings.Contains(w.String(), word) })
 }
 
 // eventually waits until something is so.
-func eventually(t *testing.T, what string, so func() bool) {
+func eventually(t testing.TB, what string, so func() bool) {
 	t.Helper()
 	for end := time.Now().Add(patience); !so(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -68,7 +68,7 @@ func eventually(t *testing.T, what string, so func() bool) {
 
 // promptly wants a try to take at most longestEnd. On a busy machine one may take
 // longer, so there are three.
-func promptly(t *testing.T, what string, try func() time.Duration) {
+func promptly(t testing.TB, what string, try func() time.Duration) {
 	t.Helper()
 	var took time.Duration
 	for range 3 {
@@ -91,7 +91,7 @@ type program struct {
 
 // start starts a program, in the namespace that in runs functions in. setup may
 // change how.
-func start(t *testing.T, in func(func() error) error, setup func(*exec.Cmd), argv ...string) *program {
+func start(t testing.TB, in func(func() error) error, setup func(*exec.Cmd), argv ...string) *program {
 	t.Helper()
 	p := &program{cmd: exec.Command(argv[0], argv[1:]...), over: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
@@ -120,7 +120,7 @@ func start(t *testing.T, in func(func() error) error, setup func(*exec.Cmd), arg
 func here(f func() error) error { return f() }
 
 // status waits for the end and returns the exit status, -1 when a signal ended it.
-func (p *program) status(t *testing.T) int {
+func (p *program) status(t testing.TB) int {
 	t.Helper()
 	select {
 	case <-p.over:
@@ -136,7 +136,7 @@ func (p *program) status(t *testing.T) int {
 
 // signal sends a signal, to the whole process group as a terminal does or to the
 // program alone, and waits for the end: the exit status, and how long that took.
-func (p *program) signal(t *testing.T, sig syscall.Signal, group bool) (status int, took time.Duration) {
+func (p *program) signal(t testing.TB, sig syscall.Signal, group bool) (status int, took time.Duration) {
 	t.Helper()
 	to := p.cmd.Process.Pid
 	if group {

@@ -27,6 +27,21 @@ import (
 	"servicetraceroute/trace"
 )
 
+// certificate is one that nobody trusts.
+func certificate(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
 // serveQUIC serves HTTP/3, or another protocol that nobody speaks, at a UDP port of the
 // server. It returns how the connections ended, as they do.
 func (f *field) serveQUIC(t *testing.T, port int, alpn string) (ended <-chan error) {
@@ -38,16 +53,7 @@ func (f *field) serveQUIC(t *testing.T, port int, alpn string) (ended <-chan err
 	}); err != nil {
 		t.Fatal(err)
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, NextProtos: []string{alpn}}
+	config := &tls.Config{Certificates: []tls.Certificate{certificate(t)}, NextProtos: []string{alpn}}
 	l, err := quic.Listen(conn, config, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -71,8 +71,11 @@ func (f *field) talks(t *testing.T, deeper int, argv ...string) result {
 	return result{status, out.String(), errs.String(), time.Since(start)}
 }
 
-// parsed reads the records of a file.
-func parsed(t *testing.T, name string) (traces []*trace.Trace) {
+// parsed are the traces in a file of records.
+func parsed(t testing.TB, name string) []*trace.Trace { return recorded[*trace.Trace](t, name) }
+
+// recorded are a file's records of one kind.
+func recorded[E trace.Event](t testing.TB, name string) (all []E) {
 	t.Helper()
 	b, err := os.ReadFile(name)
 	if err != nil {
@@ -83,14 +86,14 @@ func parsed(t *testing.T, name string) (traces []*trace.Trace) {
 		if err != nil {
 			t.Fatalf("%v: %s", err, line)
 		}
-		if tr, ok := ev.(*trace.Trace); ok {
-			traces = append(traces, tr)
+		if e, ok := ev.(E); ok {
+			all = append(all, e)
 		}
 	}
-	return traces
+	return all
 }
 
-func self(t *testing.T) string {
+func self(t testing.TB) string {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {

@@ -29,6 +29,9 @@ func TestMain(m *testing.M) {
 	talk()
 	confine()
 	visit()
+	loaded()
+	held()
+	floods()
 	heed()
 	labtest.Main(m)
 }
@@ -45,7 +48,7 @@ func heed() {
 }
 
 // build makes the command as it is released: without cgo.
-func build(t *testing.T) string {
+func build(t testing.TB) string {
 	t.Helper()
 	labtest.Require(t)
 	bin := filepath.Join(t.TempDir(), "service-traceroute")
@@ -294,30 +297,29 @@ func threads(t *testing.T, bin string) []string {
 	return all
 }
 
-// Without privileges the command says what it needs, and touches no file.
+// Without privileges the command says what it needs, and touches no file. What dial does
+// without them is in sock_test.go.
 func TestWithoutPrivileges(t *testing.T) {
 	bin := build(t)
 	file := filepath.Join(t.TempDir(), "old")
 	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"trace", "--host", "192.0.2.1"}, {"dial", "192.0.2.1"}} {
-		cmd := exec.Command(bin, append(args, "-o", file)...)
-		// Nobody in a user namespace: no capabilities after exec, in no namespace.
-		cmd.SysProcAttr = &syscall.SysProcAttr{
-			Cloneflags:  syscall.CLONE_NEWUSER,
-			UidMappings: []syscall.SysProcIDMap{{ContainerID: 65534, HostID: os.Geteuid(), Size: 1}},
-			GidMappings: []syscall.SysProcIDMap{{ContainerID: 65534, HostID: os.Getegid(), Size: 1}},
-		}
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		err := cmd.Run()
-		if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != 1 {
-			t.Fatalf("%v: %s", err, stderr.String())
-		}
-		if !regexp.MustCompile(`^error: .*operation not permitted\nhint: .*0750.*setcap cap_net_raw\S* .*\n$`).MatchString(stderr.String()) {
-			t.Errorf("stderr:\n%s", stderr.String())
-		}
+	cmd := exec.Command(bin, "trace", "--host", "192.0.2.1", "-o", file)
+	// Nobody in a user namespace: no capabilities after exec, in no namespace.
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 65534, HostID: os.Geteuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 65534, HostID: os.Getegid(), Size: 1}},
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	err := cmd.Run()
+	if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != 1 {
+		t.Fatalf("%v: %s", err, stderr.String())
+	}
+	if !regexp.MustCompile(`^error: .*operation not permitted\nhint: .*0750.*setcap cap_net_raw\S* .*\n$`).MatchString(stderr.String()) {
+		t.Errorf("stderr:\n%s", stderr.String())
 	}
 	if b, err := os.ReadFile(file); err != nil || string(b) != "precious" {
 		t.Errorf("the file was touched: %q, %v", b, err)

@@ -5,14 +5,14 @@ import "net/netip"
 // TCPProbe is an empty segment of an existing flow.
 type TCPProbe struct {
 	Src, Dst     netip.AddrPort
-	TTL, TOS     uint8
 	FlowLabel    uint32 // IPv6
-	ID           uint16 // IPv4
 	Seq, Ack     uint32
-	Flags        TCPFlags
-	Window       uint16
-	Timestamp    bool
 	TSVal, TSEcr uint32
+	ID           uint16 // IPv4
+	Window       uint16
+	TTL, TOS     uint8
+	Flags        TCPFlags
+	Timestamp    bool
 }
 
 // AppendTo appends the whole IP packet: don't fragment, correct checksums. It

@@ -31,15 +31,15 @@ func validExtensions(b []byte, strict bool) bool {
 //
 //	|             Length            |   Class-Num   |   C-Type      |   RFC 4884
 //	|                   object payload …                            |   section 7.1
-func object(b []byte) (class uint8, payload, rest []byte, ok bool) {
+func object(b []byte) (class, kind uint8, payload, rest []byte, ok bool) {
 	if len(b) < 4 {
-		return 0, nil, nil, false
+		return 0, 0, nil, nil, false
 	}
 	size := int(be.Uint16(b))
 	if size < 4 || size > len(b) {
-		return 0, nil, nil, false
+		return 0, 0, nil, nil, false
 	}
-	return b[2], b[4:size], b[size:], true
+	return b[2], b[3], b[4:size], b[size:], true
 }
 
 // AppendMPLS appends the label stack that the extensions hold.
@@ -47,8 +47,8 @@ func AppendMPLS(dst []MPLSLabel, extensions []byte) []MPLSLabel {
 	if len(extensions) < 4 {
 		return dst
 	}
-	class, payload, rest, ok := object(extensions[4:])
-	for ; ok; class, payload, rest, ok = object(rest) {
+	class, _, payload, rest, ok := object(extensions[4:])
+	for ; ok; class, _, payload, rest, ok = object(rest) {
 		if class != classMPLS {
 			continue
 		}
@@ -58,18 +58,4 @@ func AppendMPLS(dst []MPLSLabel, extensions []byte) []MPLSLabel {
 		}
 	}
 	return dst
-}
-
-// HasInterfaceInfo reports whether the extensions hold an RFC 5837 object.
-func HasInterfaceInfo(extensions []byte) bool {
-	if len(extensions) < 4 {
-		return false
-	}
-	class, _, rest, ok := object(extensions[4:])
-	for ; ok; class, _, rest, ok = object(rest) {
-		if class == classInterface {
-			return true
-		}
-	}
-	return false
 }

@@ -39,12 +39,11 @@ func (m *ICMP) Decode(version uint8, transport []byte) error {
 		return ErrTruncated
 	}
 	m.Type, m.Code = transport[0], transport[1]
+	m.Kind = KindOf(version, m.Type, m.Code)
 	length := 0 // of the quote in bytes, as RFC 4884 tells it
 	if version == 6 {
-		m.Kind = kind6(m.Type, m.Code)
 		length = int(transport[4]) * 8
 	} else {
-		m.Kind = kind4(m.Type, m.Code)
 		length = int(transport[5]) * 4
 	}
 	switch m.Kind {
@@ -137,4 +136,12 @@ func kind6(typ, code uint8) ICMPKind {
 		return EchoReply
 	}
 	return OtherICMP
+}
+
+// KindOf is the meaning of a type and code of the given IP version.
+func KindOf(version, typ, code uint8) ICMPKind {
+	if version == 6 {
+		return kind6(typ, code)
+	}
+	return kind4(typ, code)
 }

@@ -13,6 +13,7 @@ type Quote struct {
 	ID        uint16
 	Len       int    // as the quoted header claims, IP header included
 	Transport []byte // as far as quoted
+	whole     int    // bytes of the transport as the header claims them; 0: not known
 
 	HasPorts         bool
 	SrcPort, DstPort uint16
@@ -66,7 +67,7 @@ func (q *Quote) decode4(data []byte) error {
 	q.ID, q.TTL, q.Proto = be.Uint16(data[4:]), data[8], data[9]
 	q.Src, q.Dst = netip.AddrFrom4([4]byte(data[12:16])), netip.AddrFrom4([4]byte(data[16:20]))
 	if be.Uint16(data[6:])&0x1fff == 0 && header <= len(data) {
-		q.Transport = data[header:]
+		q.Transport, q.whole = data[header:], q.Len-header
 	}
 	return nil
 }
@@ -80,10 +81,10 @@ func (q *Quote) decode6(data []byte) error {
 	q.FlowLabel = be.Uint32(data) & 0xfffff
 	q.TTL = data[7]
 	q.Src, q.Dst = netip.AddrFrom16([16]byte(data[8:24])), netip.AddrFrom16([16]byte(data[24:40]))
-	next, rest, _, fragment, err := skipExtensions(data[6], data[40:], q.Len-40)
+	next, rest, left, fragment, err := skipExtensions(data[6], data[40:], q.Len-40)
 	q.Proto = next
 	if err == nil && fragment>>3 == 0 {
-		q.Transport = rest
+		q.Transport, q.whole = rest, left
 	}
 	return nil // the addresses are there, whatever follows
 }
@@ -115,4 +116,19 @@ func (q *Quote) transport() {
 		o.decode(b[20:min(header, len(b))])
 		q.HasTimestamp, q.TSVal, q.TSEcr = o.HasTimestamp, o.TSVal, o.TSEcr
 	}
+}
+
+// TCPChecksumFits reports whether the quoted checksum is that of the quoted segment; known is
+// false when not all of it is quoted, or the checksum is 0: not filled in, most likely.
+func (q *Quote) TCPChecksumFits() (fits, known bool) {
+	if !q.HasTCPHeader || q.Checksum == 0 || q.whole < 20 || q.whole > len(q.Transport) {
+		return false, false
+	}
+	src, dst := q.Src.As16(), q.Dst.As16()
+	from := 0
+	if q.Version == 4 {
+		from = 12 // behind what As16 puts before
+	}
+	pseudo := sum(sum(0, src[from:]), dst[from:]) + uint32(ProtoTCP) + uint32(q.whole)
+	return fold(sum(pseudo, q.Transport[:q.whole])) == 0xffff, true
 }

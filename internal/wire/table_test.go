@@ -228,10 +228,10 @@ func TestExtensions(t *testing.T) {
 	}
 	stack := unhex("2000 0000 000c 0101 00064001 03e81102 0008 0201 00000000")
 	got := AppendMPLS(nil, stack)
-	if len(got) != 2 || got[0] != (MPLSLabel{Label: 100, TTL: 1}) || got[1] != (MPLSLabel{Label: 16001, S: true, TTL: 2}) || !HasInterfaceInfo(stack) {
-		t.Errorf("%+v, interface information %v", got, HasInterfaceInfo(stack))
+	if len(got) != 2 || got[0] != (MPLSLabel{Label: 100, TTL: 1}) || got[1] != (MPLSLabel{Label: 16001, S: true, TTL: 2}) || len(AppendInterfaceInfo(nil, stack)) != 1 {
+		t.Errorf("%+v, interface information %v", got, AppendInterfaceInfo(nil, stack))
 	}
-	if HasInterfaceInfo(mpls) || HasInterfaceInfo(nil) || AppendMPLS(nil, unhex("20000000 0003 0101")) != nil {
+	if AppendInterfaceInfo(nil, mpls) != nil || AppendInterfaceInfo(nil, nil) != nil || AppendMPLS(nil, unhex("20000000 0003 0101")) != nil {
 		t.Error("something out of nothing")
 	}
 }

@@ -272,7 +272,9 @@ func FuzzExtensions(f *testing.F) {
 		if n := len(AppendMPLS(nil, b)); n > len(b)/4 {
 			t.Errorf("%d labels in %d bytes", n, len(b))
 		}
-		HasInterfaceInfo(b)
+		if n := len(AppendInterfaceInfo(nil, b)); n > maxInfo {
+			t.Errorf("%d interfaces", n)
+		}
 	})
 }
 

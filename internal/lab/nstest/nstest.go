@@ -12,6 +12,7 @@ import (
 	"os"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -153,6 +154,25 @@ func Veth(t testing.TB, a, b End) {
 		return a.configure()
 	})
 	b.NS.Must(t, b.configure)
+	for _, end := range []End{a, b} {
+		end.NS.Must(t, end.ready)
+	}
+}
+
+// ready waits until the kernel's link watcher has seen that the other end is there: up to
+// then the link takes packets and drops them.
+func (e End) ready() error {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		link, err := netlink.LinkByName(e.Name)
+		if err != nil {
+			return err
+		}
+		if state := link.Attrs().OperState; state == netlink.OperUp {
+			return nil
+		} else if time.Now().After(end) {
+			return fmt.Errorf("%s is %s", e.Name, state)
+		}
+	}
 }
 
 func (e End) configure() error {

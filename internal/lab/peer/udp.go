@@ -120,7 +120,7 @@ type udpClient struct {
 }
 
 func openUDP(ctx context.Context, cfg ExchangeConfig) (*udpClient, error) {
-	u := &udpClient{cfg: cfg, wait: cmp.Or(cfg.Wait, time.Second), src: newStream(0)}
+	u := &udpClient{cfg: cfg, wait: cmp.Or(cfg.Wait, time.Second)}
 	var local *net.UDPAddr
 	if cfg.Socket.LocalPort != 0 {
 		local = &net.UDPAddr{Port: int(cfg.Socket.LocalPort)}
@@ -138,16 +138,21 @@ func openUDP(ctx context.Context, cfg ExchangeConfig) (*udpClient, error) {
 		if err != nil {
 			return nil, err
 		}
-		u.conn = conn.(*net.UDPConn)
-		return u, nil
+		return u.own(conn.(*net.UDPConn)), nil
 	}
 	lc := net.ListenConfig{Control: cfg.Socket.control}
 	pc, err := lc.ListenPacket(ctx, network, fmt.Sprintf(":%d", cfg.Socket.LocalPort))
 	if err != nil {
 		return nil, err
 	}
-	u.conn = pc.(*net.UDPConn)
-	return u, nil
+	return u.own(pc.(*net.UDPConn)), nil
+}
+
+// own gives the client its socket. Those of two clients differ in what they say, too, so that
+// whoever watches behind a NAT can tell them apart.
+func (u *udpClient) own(conn *net.UDPConn) *udpClient {
+	u.conn, u.src = conn, newStream(uint64(conn.LocalAddr().(*net.UDPAddr).Port))
+	return u
 }
 
 // once sends datagram i and waits for its answer.

@@ -28,8 +28,13 @@ type process struct{ pid int }
 
 func (p *process) kill() { _ = syscall.Kill(-p.pid, syscall.SIGKILL) }
 
-// killDelay is how long a program may take to obey SIGTERM.
-const killDelay = 500 * time.Millisecond
+const (
+	killDelay = 500 * time.Millisecond // how long a program may take to obey SIGTERM
+	// streamDelay is how long the streams of a program that has ended may stay open.
+	// Others hold them until they are what they will be: programs that this process
+	// starts beside it, which on a busy machine takes more than half a second.
+	streamDelay = 10 * time.Second
+)
 
 // Run runs a program in the node's network namespace until it ends. When ctx
 // ends, its process group gets SIGTERM, soon after SIGKILL; it does not outlive
@@ -66,8 +71,13 @@ func (n *Node) run(ctx context.Context, p Program) (int, error) {
 	cmd.Env = append(os.Environ(), p.Env...)
 	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = p.Dir, p.Stdin, p.Stdout, p.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = killDelay
+	var killing *time.Timer
+	cmd.Cancel = func() error {
+		pid := cmd.Process.Pid
+		killing = time.AfterFunc(killDelay, (&process{pid}).kill)
+		return syscall.Kill(-pid, syscall.SIGTERM)
+	}
+	cmd.WaitDelay = streamDelay
 	if err := cmd.Start(); err != nil {
 		return -1, err
 	}
@@ -80,6 +90,9 @@ func (n *Node) run(ctx context.Context, p Program) (int, error) {
 	default:
 	}
 	err := cmd.Wait()
+	if killing != nil { // Cancel is over when Wait returns
+		killing.Stop()
+	}
 	if ctx.Err() != nil {
 		started.kill() // whatever of the group ignored SIGTERM
 		return cmd.ProcessState.ExitCode(), context.Cause(ctx)

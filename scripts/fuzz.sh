@@ -8,9 +8,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export time=${1:-5s}
-logs=$(mktemp -d)
-trap 'rm -rf "$logs"' EXIT
-export logs
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cache=$(go env GOCACHE)/fuzz
+export work cache
 
 # out_of_time reports whether the run in a log failed by the engine's own deadline alone:
 # a bare line of it under the FAIL line, and neither an input nor a panic nor a test's word.
@@ -19,33 +20,41 @@ out_of_time() {
     ! grep -qE 'Failing input|panic|_test\.go:|DATA RACE' "$1"
 }
 
-# fuzz PKG TARGET runs one target, and prints what it printed if it failed.
+# fuzz PKG DIR TARGET runs one target, and prints what it printed if it failed.
 fuzz() {
   local log again
-  log=$logs/${1//\//_}.$2
-  echo "fuzz $1 $2 $time"
+  log=$work/${1//\//_}.$3
+  echo "fuzz $1 $3 $time"
   for again in 1 2 0; do
-    if go test "$1" -run '^$' -fuzz "^$2\$" -fuzztime "$time" -fuzzminimizetime 5x -parallel 1 >"$log" 2>&1; then
+    if (cd "$2" && "$work/$(program "$1")" -test.paniconexit0 -test.run '^$' -test.fuzz "^$3\$" -test.fuzztime "$time" \
+      -test.fuzzminimizetime 5x -test.parallel 1 -test.fuzzcachedir "$cache/$1") >"$log" 2>&1; then
       return
     fi
     if [ "$again" -eq 0 ] || ! out_of_time "$log"; then
       cat "$log"
       return 1
     fi
-    echo "fuzz $1 $2: the engine missed its own deadline, again"
+    echo "fuzz $1 $3: the engine missed its own deadline, again"
   done
 }
-export -f fuzz out_of_time
+
+program() { echo "${1//\//_}.test"; }
+export -f fuzz out_of_time program
 
 targets() {
   local pkg dir
   go list -f '{{.ImportPath}} {{.Dir}}' ./... | while read -r pkg dir; do
-    (grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$dir"/*_test.go 2>/dev/null || true) | sed "s|^func |$pkg |" | sort -u
+    (grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$dir"/*_test.go 2>/dev/null || true) | sed "s|^func |$pkg $dir |" | sort -u
   done
 }
 
 all=$(targets)
 [ -n "$all" ] || { echo "no fuzz target found"; exit 1; }
+# Each package is built once for all its targets, and one after the other: two at once would
+# both compile what they share.
+cut -d' ' -f1 <<<"$all" | uniq | while read -r pkg; do
+  go test -c -fuzz . -o "$work/$(program "$pkg")" "$pkg"
+done
 # One that fails ends all: xargs starts nothing more after a status of 255.
-xargs -P "$(nproc)" -L 1 bash -c 'fuzz "$0" "$1" || exit 255' <<<"$all"
+xargs -P "$(nproc)" -L 1 bash -c 'fuzz "$0" "$1" "$2" || exit 255' <<<"$all"
 echo "$(wc -l <<<"$all") fuzz targets ran $time each"

@@ -96,3 +96,48 @@ func TestBriefAccepted(t *testing.T) {
 		t.Errorf("followed %v, ignored %v", s.on[key], s.ignored[key])
 	}
 }
+
+// BenchmarkBrief is what one brief flow costs that nobody wants, of a batch of sixty.
+func BenchmarkBrief(b *testing.B) {
+	hello := clientHello(b, "www.somebody.example")
+	for name, said := range map[string][]byte{"bytes": make([]byte, 100), "HTTP": words100, "TLS": hello} {
+		b.Run(name, func(b *testing.B) {
+			t := &testing.T{}
+			r, _ := followedRig(t)
+			r.w.Selector = service.Selector{Domains: nobody{}}
+			r.e.cfg.Follow = deaf{}
+			r.e.attune()
+			var packets [60]capture.Packet
+			bufs := make([][]byte, len(packets))
+			n := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				if n++; n%len(packets) != 0 {
+					continue
+				}
+				b.StopTimer()
+				for i := range packets {
+					me := netip.AddrPortFrom(r.me.Addr(), uint16(20000+(n+i)%40000))
+					s := wire.TCPSegment{TCPProbe: wire.TCPProbe{
+						Src: me, Dst: r.peer, TTL: 64, Flags: wire.ACK | wire.PSH, Window: 500, Timestamp: true, TSVal: uint32(n), TSEcr: uint32(n),
+						Seq: uint32(n) * 7919, Ack: uint32(n) * 104729,
+					}, Payload: said}
+					bufs[i] = s.AppendTo(bufs[i][:0])
+					packets[i] = r.captured(bufs[i], capture.Outgoing)
+					packets[i].Brief = true
+				}
+				r.now = r.now.Add(8 * time.Millisecond)
+				b.StartTimer()
+				r.e.Step(r.now, packets[:])
+				r.e.Records()
+			}
+		})
+	}
+}
+
+// deaf is a Follower that does nothing.
+type deaf struct{}
+
+func (deaf) Follow(trace.FlowKey, bool) (since time.Time) { return time.Time{} }
+func (deaf) Unfollow(trace.FlowKey, bool)                 {}
+func (deaf) Ignore(trace.FlowKey, bool)                   {}

@@ -31,7 +31,7 @@ func (s domains) Match(name string) (string, bool) {
 }
 
 // clientHello is what crypto/tls says first.
-func clientHello(t *testing.T, name string) []byte {
+func clientHello(t testing.TB, name string) []byte {
 	t.Helper()
 	ours, theirs := net.Pipe()
 	defer ours.Close()

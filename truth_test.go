@@ -39,6 +39,7 @@ func (f *field) crowd(flows int, stagger time.Duration, life time.Duration) []pe
 // that is shown must be in the observers' logs.
 func TestTruth(t *testing.T) {
 	long(t)
+	t.Parallel()
 	flows, stagger, life := 60, 100*time.Millisecond, 10*time.Second
 	if full() {
 		flows = 500
@@ -83,7 +84,10 @@ func TestTruth(t *testing.T) {
 // goes before any flow's second; what was not sent is deferred, nothing is called loss.
 func TestCrowd(t *testing.T) {
 	long(t)
-	const flows, life = 200, 30 * time.Second
+	flows, life := 200, 15*time.Second
+	if full() {
+		life = 30 * time.Second
+	}
 	f := newField(t, ladder(2, scenario.ICMPLimit{KernelDefaults: true}), servicetraceroute.Config{})
 	stop := f.watch(servicetraceroute.Selection{})
 	f.crowd(flows, 0, life)

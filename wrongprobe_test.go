@@ -134,6 +134,7 @@ func (l *liar) duplicate(f *flow.Flow, n int) wire.TCPSegment {
 // moves by which the tests of harm would notice.
 func TestWrongProbesShow(t *testing.T) {
 	long(t)
+	t.Parallel()
 	b := newBench(t, "wrong", 0.01)
 	l := newLiar(t, b.lab.Node("client"))
 	const client, server = 0, 1

@@ -25,7 +25,7 @@ import (
 // moments are when a signal comes, after the start.
 func moments(upTo time.Duration, n int) (all []time.Duration) {
 	if os.Getenv("SERVICE_TRACEROUTE_FULL") != "" {
-		n *= 4
+		n *= 6
 	}
 	// Dense at first, where there is most to begin and to end.
 	for i := range n {
@@ -60,7 +60,7 @@ func TestInterrupted(t *testing.T) {
 func (f *field) traceInterrupted(t *testing.T) {
 	before := remains(t, f.bin)
 	found := 0
-	for _, at := range moments(3*time.Second, 12) {
+	for _, at := range moments(3*time.Second, 8) {
 		what := fmt.Sprintf("Ctrl-C after %v", at)
 		promptly(t, what, func() time.Duration {
 			file := filepath.Join(t.TempDir(), "out")
@@ -89,7 +89,7 @@ func (f *field) traceInterrupted(t *testing.T) {
 func (f *field) dialInterrupted(t *testing.T) {
 	before := remains(t, f.bin)
 	found := 0
-	for _, at := range moments(2500*time.Millisecond, 12) {
+	for _, at := range moments(2500*time.Millisecond, 8) {
 		what := fmt.Sprintf("Ctrl-C after %v", at)
 		promptly(t, what, func() time.Duration {
 			file := filepath.Join(t.TempDir(), "out")
@@ -121,7 +121,7 @@ func (f *field) dialInterrupted(t *testing.T) {
 func (f *field) runInterrupted(t *testing.T) {
 	before := remains(t, f.bin)
 	found, early := 0, 0
-	for i, at := range append(moments(60*time.Millisecond, 12), moments(2500*time.Millisecond, 12)...) {
+	for i, at := range append(moments(60*time.Millisecond, 8), moments(2500*time.Millisecond, 8)...) {
 		sig, group, want := syscall.SIGINT, true, 130
 		if i%2 == 1 {
 			sig, group, want = syscall.SIGTERM, false, 143
@@ -261,7 +261,7 @@ func TestDemoInterrupted(t *testing.T) {
 	bin := build(t)
 	labtest.Exclusive(t)
 	before := remains(t, bin)
-	for _, at := range moments(6*time.Second, 8) {
+	for _, at := range moments(6*time.Second, 5) {
 		what := fmt.Sprintf("Ctrl-C after %v", at)
 		promptly(t, what, func() time.Duration {
 			p := start(t, here, nil, bin, "demo")

@@ -31,10 +31,13 @@ const (
 	lookEvery  = 2 * time.Millisecond
 	quietAfter = 4 * time.Millisecond
 	// Where more packets come than busyRate each millisecond and no flow is followed, whose
-	// packets tell when to probe, it looks less and less often: each look costs the host as much
-	// as some packets.
+	// packets tell when to probe, it looks less and less often, until lookLate: each look costs
+	// the host as much as some packets. While flows are brief ones, until lookLast, whatever the
+	// rate; not with more than a part of fullLate of the ring in use.
 	lookLate = 8 * time.Millisecond
+	lookLast = 16 * time.Millisecond
 	busyRate = 8
+	fullLate = 8
 	maxTaken = 2048 // packets of one batch
 	// renewEach is how often a flow that is followed is told to the kernel again, whose
 	// table may have forgotten it.
@@ -61,14 +64,16 @@ type Tap struct {
 	data               []byte  // the ring, twice in a row
 	size               uint64
 	taken              uint64 // consumed, with the batch that is out
+	freed              uint64 // of the last batch, bytes
 	batch              []Packet
 	look               func(uintptr) bool
 	looked             bool
 	active             time.Time     // when there was something
 	pause              time.Duration // until the next look
 	handedOutThen      uint64        // before the last look
-	start              time.Time     // of the monotonic clock
-	startNS            int64         // the same moment, as the kernel tells it
+	briefThen          uint64
+	start              time.Time // of the monotonic clock
+	startNS            int64     // the same moment, as the kernel tells it
 
 	waitMu   sync.Mutex
 	deadline time.Time // the caller's
@@ -264,6 +269,7 @@ func (t *Tap) ReadBatch() ([]Packet, error) {
 }
 
 func (t *Tap) giveBack() {
+	t.freed = t.taken - atomic.LoadUint64(t.consumed)
 	atomic.StoreUint64(t.consumed, t.taken)
 	t.batch = t.batch[:0]
 }
@@ -318,13 +324,18 @@ func (t *Tap) packet(now time.Time, since int64, b []byte) {
 
 // slacken decides on the time to the next look, by what came since the one before.
 func (t *Tap) slacken() {
-	came := t.handedOut - t.handedOutThen
+	came, brief, late := t.handedOut-t.handedOutThen, t.Brief(), lookLate
 	t.handedOutThen = t.handedOut
-	if t.following.Load() > 0 || came < busyRate*uint64(t.pause/time.Millisecond) {
+	hurried := brief != t.briefThen
+	t.briefThen = brief
+	if hurried {
+		late = lookLast
+	}
+	if t.following.Load() > 0 || !hurried && came < busyRate*uint64(t.pause/time.Millisecond) || t.freed > t.size/fullLate {
 		t.pause = lookEvery
 		return
 	}
-	t.pause = min(2*t.pause, lookLate)
+	t.pause = min(2*t.pause, late)
 }
 
 // wait blocks until there is something, the deadline passes or Close.

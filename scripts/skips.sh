@@ -22,4 +22,8 @@ while IFS=: read -r file n; do
     bad=1
   fi
 done < <(git grep -cE '\b(t|tb|b|f)\.(Skip|Skipf|SkipNow)\(' -- '*.go')
+if git grep -nE '(^|\] *)skip\b' -- '*.txtar' | grep -v '\[may-skip\] skip'; then
+  echo "these scripts skip where SERVICE_TRACEROUTE_NO_SKIP=1, too: put [may-skip] before skip" >&2
+  bad=1
+fi
 exit $bad

@@ -156,7 +156,19 @@ func (f *field) sockPaths(t *testing.T) {
 			traces = append(traces, tr)
 		}
 	}
-	f.sockTruth(t, traces)
+	f.sockTruth(t, 6, traces, func(tr *trace.Trace, h trace.Hop, answered []observe.Hop, nodes []string) {
+		switch {
+		case h.TTL == tr.Hops[len(tr.Hops)-1].TTL: // the destination
+		case h.TTL == silentTTL:
+			if len(h.Replies) != 0 || h.Sent != 3 {
+				t.Errorf("%v: the silent hop is %+v", tr.Flow, h)
+			}
+		case len(h.Replies) != 1 || len(answered) != 1 || h.Replies[0].Addr != answered[0].Addr || answered[0].Node != nodes[h.TTL-1]:
+			t.Errorf("%v: TTL %d shows %+v; %v answered, the connection passed %v", tr.Flow, h.TTL, h.Replies, answered, nodes)
+		case h.Replies[0].RTT <= 0 || h.Replies[0].RTT > 200*time.Millisecond || h.Replies[0].ReplyTTL != 65-h.TTL:
+			t.Errorf("%v: %+v", tr.Flow, h.Replies[0])
+		}
+	})
 }
 
 // observed is what every host and router saw.
@@ -173,13 +185,14 @@ func (f *field) observed(t *testing.T) *observe.Truth {
 	return observe.NewTruth(logs, false)
 }
 
-// sockTruth compares traces with what the routers saw.
-func (f *field) sockTruth(t *testing.T, traces []*trace.Trace) {
+// sockTruth compares traces with what the routers saw. Each hop is held by check against the
+// answers that left routers for it; nodes are those that the connection passed.
+func (f *field) sockTruth(t *testing.T, proto uint8, traces []*trace.Trace, check func(tr *trace.Trace, h trace.Hop, answered []observe.Hop, nodes []string)) {
 	t.Helper()
 	truth := f.observed(t)
 	ways := map[string]bool{}
 	for _, tr := range traces {
-		flow := observe.Flow{Proto: 6, Src: tr.Flow.Src, Dst: tr.Flow.Dst}
+		flow := observe.Flow{Proto: proto, Src: tr.Flow.Src, Dst: tr.Flow.Dst}
 		path := truth.Path(flow, 40)
 		if len(path) != 1 || len(path[0].Nodes) != serverTTL-1 {
 			t.Errorf("%v: the connection went %+v", flow, path)
@@ -188,18 +201,8 @@ func (f *field) sockTruth(t *testing.T, traces []*trace.Trace) {
 		nodes := path[0].Nodes
 		ways[fmt.Sprint(flow.Dst.Addr().Is6(), nodes)] = true
 		hops := truth.Hops(flow, serverTTL-1)
-		for _, h := range tr.Hops[:len(tr.Hops)-1] {
-			answered := hops[uint8(h.TTL)]
-			switch {
-			case h.TTL == silentTTL:
-				if len(h.Replies) != 0 || h.Sent != 3 {
-					t.Errorf("%v: the silent hop is %+v", flow, h)
-				}
-			case len(h.Replies) != 1 || len(answered) != 1 || h.Replies[0].Addr != answered[0].Addr || answered[0].Node != nodes[h.TTL-1]:
-				t.Errorf("%v: TTL %d shows %+v; %v answered, the connection passed %v", flow, h.TTL, h.Replies, answered, nodes)
-			case h.Replies[0].RTT <= 0 || h.Replies[0].RTT > 200*time.Millisecond || h.Replies[0].ReplyTTL != 65-h.TTL:
-				t.Errorf("%v: %+v", flow, h.Replies[0])
-			}
+		for _, h := range tr.Hops {
+			check(tr, h, hops[uint8(h.TTL)], nodes)
 		}
 	}
 	if len(ways) < 4 {

@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -77,40 +76,17 @@ func (f *field) sockQUICPaths(t *testing.T) {
 			traces = append(traces, tr)
 		}
 	}
-	f.sockQUICTruth(t, traces)
-}
-
-// sockQUICTruth compares traces with what the routers saw.
-func (f *field) sockQUICTruth(t *testing.T, traces []*trace.Trace) {
-	t.Helper()
-	truth := f.observed(t)
-	ways := map[string]bool{}
-	for _, tr := range traces {
-		flow := observe.Flow{Proto: 17, Src: tr.Flow.Src, Dst: tr.Flow.Dst}
-		path := truth.Path(flow, 40)
-		if len(path) != 1 || len(path[0].Nodes) != serverTTL-1 {
-			t.Errorf("%v: the connection went %+v", flow, path)
-			continue
+	f.sockTruth(t, 17, traces, func(tr *trace.Trace, h trace.Hop, answered []observe.Hop, nodes []string) {
+		if len(h.Replies) == 0 || len(answered) != 1 || answered[0].Node != nodes[h.TTL-1] {
+			t.Errorf("%v: TTL %d shows %+v; %v answered, the connection passed %v", tr.Flow, h.TTL, h.Replies, answered, nodes)
+			return
 		}
-		nodes := path[0].Nodes
-		ways[fmt.Sprint(flow.Dst.Addr().Is6(), nodes)] = true
-		hops := truth.Hops(flow, serverTTL-1)
-		for _, h := range tr.Hops {
-			answered := hops[uint8(h.TTL)]
-			if len(h.Replies) == 0 || len(answered) != 1 || answered[0].Node != nodes[h.TTL-1] {
-				t.Errorf("%v: TTL %d shows %+v; %v answered, the connection passed %v", flow, h.TTL, h.Replies, answered, nodes)
-				continue
-			}
-			for _, reply := range h.Replies {
-				if reply.Addr != answered[0].Addr || reply.RTT <= 0 || reply.RTT > 200*time.Millisecond || reply.ReplyTTL != 65-h.TTL || len(reply.Changes) != 0 {
-					t.Errorf("%v: TTL %d shows %+v, %v answered", flow, h.TTL, reply, answered)
-				}
+		for _, reply := range h.Replies {
+			if reply.Addr != answered[0].Addr || reply.RTT <= 0 || reply.RTT > 200*time.Millisecond || reply.ReplyTTL != 65-h.TTL || len(reply.Changes) != 0 {
+				t.Errorf("%v: TTL %d shows %+v, %v answered", tr.Flow, h.TTL, reply, answered)
 			}
 		}
-	}
-	if len(ways) < 4 {
-		t.Errorf("nothing was balanced: %v", ways)
-	}
+	})
 }
 
 // A port where nobody listens, and a trace that ends early.

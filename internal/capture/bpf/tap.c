@@ -41,7 +41,7 @@
 #define NEW_EACH_MS 20 // flows and processor that may be taken in
 #define LEAN_AFTER 3   // of these, so many; of the others less is shown
 #define SPAN 26        // 2^26 ns, 67 ms
-#define HURRIED 64    // flows and processor that begin in a span; while more do, they are brief ones
+#define HURRIED 64     // flows and processor that begin in a span; while more do, they are brief ones
 #define WAKE_EACH_NS 1500000
 #define WAKE_AT (2 << 20) // bytes that wait
 

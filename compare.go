@@ -18,8 +18,8 @@ import (
 )
 
 // ErrNoCompare is matched by errors of Compare about traces that nothing can be held
-// beside: of flows that were refused, that end on this host, or that it only forwards (a
-// sibling would have to pretend to be their client).
+// beside: of flows that were refused, whose path changed meanwhile, or that this host only
+// forwards (a sibling would have to pretend to be their client).
 var ErrNoCompare = errors.New("no comparison")
 
 // CompareConfig configures a Comparer. The zero value is the documented default.
@@ -77,7 +77,8 @@ type CompareStats struct {
 
 // NewComparer opens the sockets beside a Tracer's own, in its network namespace.
 // Privileges may be dropped as soon as it returned. The Tracer no longer sees the packets
-// of siblings. The caller must Close it, before the Tracer.
+// of siblings, of its newest Comparer: it has one at a time. The caller must Close it, before
+// the Tracer.
 //
 // Errors match os.ErrPermission without CAP_NET_RAW, and errors.ErrUnsupported for a Tracer
 // with a Source of its own, or where this system has no such sockets.

@@ -368,8 +368,8 @@ func (t *Tap) wait() error {
 }
 
 // rest sleeps while packets come and nobody wakes the reader, and reports whether the wait is
-// over. It is the thread that sleeps: the runtime's timers and its poller cost a busy host
-// several times as much.
+// over. A timer of the runtime that nothing moves costs little; a system call of one's own that
+// sleeps costs more, for the runtime's monitor looks after it all the time.
 func (t *Tap) rest() (over bool, err error) {
 	t.waitMu.Lock()
 	deadline := t.deadline

@@ -120,6 +120,12 @@ func TestPaths(t *testing.T) {
 	if p := (Pair{there, back, Exact}).Paths(); len(p.Differs()) > 0 || p.Steps[1].Relation != SameLink || p.Steps[2].Relation != Unknown {
 		t.Errorf("%+v", p)
 	}
+	// What was shared by another flow says nothing.
+	back = taken("10.0.0.14:443", "10.0.0.1:40000", 0, "10.0.0.13", "10.0.0.89", "10.0.0.5")
+	back.Hops[1].Replies[0].SharedFrom = "another"
+	if p := (Pair{there, back, Exact}).Paths(); len(p.Differs()) > 0 {
+		t.Errorf("%+v", p)
+	}
 	// Silence says nothing.
 	back = taken("10.0.0.14:443", "10.0.0.1:40000", 0, "", "", "")
 	if p := (Pair{there, back, Exact}).Paths(); len(p.Differs()) > 0 {

@@ -2,6 +2,7 @@ package join
 
 import (
 	"net/netip"
+	"slices"
 
 	"servicetraceroute/trace"
 )
@@ -121,8 +122,9 @@ func addrs(tr *trace.Trace) (out []netip.Addr) {
 		for len(out) < h.TTL {
 			out = append(out, netip.Addr{})
 		}
-		if len(h.Replies) > 0 {
-			out[h.TTL-1] = h.Replies[0].Addr
+		// What answered another flow's probe tells nothing of this one.
+		if i := slices.IndexFunc(h.Replies, func(r trace.Reply) bool { return r.SharedFrom == "" }); i >= 0 {
+			out[h.TTL-1] = h.Replies[i].Addr
 		}
 	}
 	return out

@@ -178,6 +178,9 @@ func flowPath(tr *trace.Trace) (own map[int][]netip.Addr, last int) {
 		h := &tr.Hops[i]
 		final := tr.Reached && tr.Destination != nil && tr.Destination.TTL == h.TTL
 		for _, r := range h.Replies {
+			if r.SharedFrom != "" {
+				continue // it answered another flow's
+			}
 			last = max(last, h.TTL)
 			if !final && !slices.Contains(own[h.TTL], r.Addr) {
 				own[h.TTL] = append(own[h.TTL], r.Addr)

@@ -226,7 +226,7 @@ func (s *Session) nextSeq(x *sibling) uint32 {
 func (x *sibling) hop() *trace.Hop { return &x.Hops[len(x.Hops)-1] }
 
 // Failed tells that the probe handed out last did not leave. Its sibling waits for it all
-// the same, and then asks once more.
+// the same, and then asks once more; one whose only SYN this was has ended in silence.
 func (s *Session) Failed() {
 	if s.last != nil {
 		s.last.hop().Sent--

@@ -7,7 +7,8 @@ import (
 	"servicetraceroute/internal/probe"
 )
 
-// stateAgain is how long the same statement about a flow is not repeated.
+// stateAgain is for how long nothing must have called for a statement about a flow before it is
+// made again: what lasts is stated once.
 const stateAgain = 10 * time.Minute
 
 // samples are what the sweeps of one path measured.

@@ -172,8 +172,12 @@ func (s *sweep) mayReach(e *Engine, now time.Time, ttl int) bool {
 	return shorter > 0 && ttl > s.ttls[len(s.ttls)-1]-shorter
 }
 
-// sweepOne asks the router at one TTL, if its allowance permits; else it returns nil.
+// sweepOne asks the router at one TTL, if its allowance permits and the flow has room for a
+// probe; else it returns nil.
 func (e *Engine) sweepOne(now time.Time, r *run, ttl int) *probe.Sent {
+	if !r.room() {
+		return nil
+	}
 	place := r.place(ttl)
 	last := noAddr
 	if at := r.at.path.at(ttl); len(at.addrs) > 0 {
@@ -203,6 +207,9 @@ func (e *Engine) verify(now time.Time, r *run) {
 		return
 	}
 	for range verifications {
+		if !e.budget.available(now) {
+			return
+		}
 		e.sweepOne(now, r, p.doubtTTL)
 	}
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -20,6 +21,42 @@ func sweptRig(t *testing.T) *rig {
 		t.Fatalf("%d traces, %d flows are followed", len(tr), len(r.e.sweeps))
 	}
 	return r
+}
+
+// What a trace asks first about another router that a sweep saw is no more than all probes
+// may be, and takes nothing of a router's allowance where the flow has no room for it.
+func TestVerifyWithinBounds(t *testing.T) {
+	r := sweptRig(t)
+	f := r.flow()
+	at := attached(f)
+	swept := at.sweep.run
+	at.path.doubtTTL, at.path.doubt = 2, waypoint{addrs: []netip.Addr{netip.MustParseAddr("192.0.2.99")}}
+	for name, test := range map[string]struct {
+		tokens float64
+		narrow bool // before
+		want   int
+	}{
+		"as many": {10, false, verifications}, "one left": {1.5, false, 1}, "none left": {0.5, false, 0},
+		"no room before": {10, true, verifications},
+	} {
+		r.now = r.now.Add(time.Minute) // all allowances are full
+		r.e.budget.available(r.now)
+		r.e.budget.tokens = test.tokens
+		sent := r.e.stats.Probes.Sent
+		if test.narrow {
+			window := f.TCP.MaxPeerWindow
+			f.TCP.MaxPeerWindow = 0
+			for range 10 {
+				r.e.verify(r.now, swept)
+			}
+			f.TCP.MaxPeerWindow = window
+		}
+		r.e.verify(r.now, swept)
+		if got := int(r.e.stats.Probes.Sent - sent); got != test.want {
+			t.Errorf("%s: %d probes, want %d", name, got, test.want)
+		}
+		r.e.actions = Actions{}
+	}
 }
 
 // The next connection of a tuple has a path and a health of its own: until it was traced

@@ -59,6 +59,31 @@ func TestEvery(t *testing.T) {
 	}
 }
 
+// A trace that the tuple's next connection ends tells of the connection that it was in.
+func TestReusedTellsOfTheConnectionBefore(t *testing.T) {
+	for name, v6 := range map[string]bool{"IPv4": false, "IPv6": true} {
+		r := newRig(t, v6, 3)
+		r.label = 7
+		r.handshake()
+		r.exchange()
+		r.after(50 * time.Millisecond)
+		r.seq += 100_000
+		r.ack += 200_000
+		r.label = 8
+		r.handshake()
+		all := r.traces()
+		if len(all) != 1 {
+			t.Fatalf("%s: %d traces", name, len(all))
+		}
+		if o := all[0].Observed; all[0].Stop != trace.StopFlowClosed || o.BytesOut != 100 || o.BytesIn != 300 || o.RTT < rtt {
+			t.Errorf("%s: %+v, %+v", name, all[0].Stop, o)
+		}
+		if f := r.flow(); f.BytesOut != 0 || f.TCP.Newest.FlowLabel != r.label && v6 {
+			t.Errorf("%s: the next connection has %+v", name, f)
+		}
+	}
+}
+
 // Another tracer's probe in the same flow, which the destination answers just like
 // one of ours, makes no destination of ours.
 func TestAForeignProbeVoidsAnAttempt(t *testing.T) {

@@ -185,6 +185,7 @@ func (e *Engine) compare(now time.Time, r *run, t *trace.Trace) {
 		return
 	}
 	p.hand(next)
+	next, r.said = next.since(r.said), next
 	c := p.changed(next, t.Mixed)
 	if c != nil {
 		c.Time, c.Label, c.Flow = now, e.cfg.Label, e.tuple(r.flow)
@@ -203,6 +204,19 @@ func (p *path) hand(next *path) {
 		w.join(p.doubt.addrs)
 		w.seen += p.doubt.seen
 	}
+}
+
+// since is the path with only those sightings counted that an earlier look at the same trace,
+// if there was one, did not have: each speaks once.
+func (p *path) since(earlier *path) *path {
+	if earlier == nil {
+		return p
+	}
+	later := &path{hops: slices.Clone(p.hops), label: p.label}
+	for i := range later.hops {
+		later.hops[i].seen = max(later.hops[i].seen-earlier.at(i+1).seen, 0)
+	}
+	return later
 }
 
 // falseAlarm is how long no sweep asks for a trace after one that found nothing.

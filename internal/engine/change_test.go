@@ -38,3 +38,31 @@ func TestChangeCause(t *testing.T) {
 		}
 	}
 }
+
+// TestChangeSaidEarly: what a trace saw before it said what changed is not seen again by its end.
+func TestChangeSaidEarly(t *testing.T) {
+	way := func(seen ...int) *path {
+		p := &path{}
+		for i, n := range seen {
+			p.hops = append(p.hops, waypoint{addrs: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})}, seen: n})
+		}
+		return p
+	}
+	early, end := way(3, 2), way(3, 4, 1)
+	later := end.since(early)
+	for ttl, want := range map[int]int{1: 0, 2: 2, 3: 1} {
+		if got := later.at(ttl); got.seen != want || len(got.addrs) != 1 {
+			t.Errorf("TTL %d: %+v, want %d sightings", ttl, got, want)
+		}
+	}
+	if end.at(2).seen != 4 || end.since(nil) != end {
+		t.Error("the whole of what the trace saw changed")
+	}
+	p := way(1)
+	for _, next := range []*path{early, later} {
+		p.follow(next, nil, false)
+	}
+	if p.at(1).seen != 4 || p.at(2).seen != 4 || p.at(3).seen != 1 {
+		t.Errorf("%+v", p.hops)
+	}
+}

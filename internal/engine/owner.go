@@ -80,6 +80,9 @@ func (e *Engine) ownerOf(now time.Time, f *flow.Flow, o *flow.Observation) {
 	a, _ := f.Attachment.(*attachment)
 	if o.FirstSYN && a != nil {
 		if a.run != nil {
+			if o.Before != nil {
+				a.run.flow = o.Before // what the trace tells is of the connection that it was in
+			}
 			e.finish(now, a.run, trace.StopFlowClosed)
 		}
 		a.owner, a.asked, a.epoch = nil, false, 0

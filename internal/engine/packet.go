@@ -324,7 +324,7 @@ func (e *Engine) watchOver(p *capture.Packet, r *run, o *flow.Observation) {
 		e.harmed(now, r, harmRST)
 		e.finish(now, r, trace.StopFlowClosed)
 		return
-	case o.FirstSYN || r.closed() && o.LabelChanged:
+	case r.closed() && o.LabelChanged:
 		e.finish(now, r, trace.StopFlowClosed)
 		return
 	case o.Closed:

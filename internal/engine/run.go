@@ -65,6 +65,7 @@ type run struct {
 	hearing     Hearing
 	crossed     bool      // the flow carried data while an attempt was open
 	changed     bool      // it was said that the path is another than before
+	said        *path     // what the leg had seen by then; nil: nothing was said early
 	way         probe.Way // on which the leg began
 	left        int       // TTLs that are left out, since others saw what is there
 	looks       bool      // it leaves none out
@@ -184,6 +185,7 @@ func (r *run) resetLeg(now time.Time) {
 	r.open = nil
 	r.dest, r.stopAt, r.noisy, r.crossed = nil, 0, false, false
 	r.jury = probe.Jury{}
+	r.said = nil
 	r.withdraw()
 }
 

@@ -44,7 +44,10 @@ func (e *Engine) leaveOut(now time.Time, r *run, ttl int) bool {
 }
 
 // leftOut reports whether the trace does without probes of that TTL.
-func (r *run) leftOut(ttl int) bool { return r.hop(ttl).left != nil }
+func (r *run) leftOut(ttl int) bool {
+	i := ttl - r.params.FirstTTL
+	return i >= 0 && i < len(r.hops) && r.hops[i].left != nil
+}
 
 // takeBack has the trace ask for what it left out from one TTL to another.
 func (r *run) takeBack(from, to int) {
@@ -170,9 +173,9 @@ func (r *run) top() int {
 	if r.dest != nil {
 		return r.dest.TTL
 	}
-	for ttl := r.params.MaxTTL; ttl >= r.params.FirstTTL; ttl-- {
-		if len(r.hop(ttl).replies) > 0 {
-			return ttl + 1
+	for i := len(r.hops) - 1; i >= 0; i-- {
+		if len(r.hops[i].replies) > 0 {
+			return r.params.FirstTTL + i + 1
 		}
 	}
 	return 0

@@ -171,8 +171,10 @@ func (f *Flow) followIn(at stamp, p *capture.Packet) bool {
 // observe takes in one segment that is followed here.
 func (f *Flow) observe(at stamp, ip *wire.Packet, s *wire.TCP, outgoing bool) Observation {
 	t := f.TCP
+	var before *Flow
 	if s.Flags&(wire.SYN|wire.ACK) == wire.SYN && (t.Established || t.Closed || t.otherStart(s, outgoing)) {
-		t.reset() // the tuple's next connection
+		before = f.left() // the tuple's next connection
+		t.reset()
 		f.Direction, f.BytesIn, f.BytesOut, f.Retransmits = 0, 0, 0, 0
 	}
 	var o Observation
@@ -186,6 +188,7 @@ func (f *Flow) observe(at stamp, ip *wire.Packet, s *wire.TCP, outgoing bool) Ob
 		o = t.incoming(at, ip, s)
 		f.BytesIn += advance(have, nxt, t.PeerNxt, s)
 	}
+	o.Before = before
 	t.joined(at, &o)
 	if o.Retransmit {
 		f.Retransmits++
@@ -193,6 +196,18 @@ func (f *Flow) observe(at stamp, ip *wire.Packet, s *wire.TCP, outgoing bool) Ob
 	f.orient(s, outgoing)
 	f.lastSeen = at
 	return o
+}
+
+// left is the flow as its connection leaves it to the tuple's next one, for those who have an
+// attachment to it; else nil.
+func (f *Flow) left() *Flow {
+	if f.Attachment == nil {
+		return nil
+	}
+	old, t := *f, *f.TCP
+	old.TCP = &t
+	old.older, old.newer, old.collision = nil, nil, nil // it is none of the table's
+	return &old
 }
 
 // advance is how many payload bytes of s lie beyond what was seen before.

@@ -246,7 +246,12 @@ func TestTupleUsedAgain(t *testing.T) {
 	if o := a.in(wire.TCP{Flags: wire.RST, Seq: 1401}); !o.Closed || !o.RST {
 		t.Errorf("%+v", o)
 	}
+	a.flow().Attachment = "the engine's"
+	nxt := a.flow().TCP.Nxt
 	o := a.out(wire.TCP{Flags: wire.SYN, Seq: 70000})
+	if b := o.Before; b == nil || b.TCP.Nxt != nxt || !b.TCP.Closed || b.BytesIn != 500 || b.Retransmits != 1 {
+		t.Errorf("the connection before was %+v", b)
+	}
 	if c := a.flow().TCP; !o.FirstSYN || c.Closed || c.Established || c.Nxt != 70001 || c.HaveUna {
 		t.Errorf("the next connection begins with %+v", c)
 	}

@@ -105,6 +105,9 @@ type Observation struct {
 	Closed       bool // FIN or RST
 	RST          bool
 	LabelChanged bool // outgoing flow label differs from the segment before
+	// Before is the connection that the tuple had until this SYN, if it is another one and
+	// somebody attached something to the flow; it belongs to the reader.
+	Before *Flow
 }
 
 const (

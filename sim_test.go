@@ -3,9 +3,11 @@
 package servicetraceroute_test
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -541,6 +543,41 @@ func TestSimCancelled(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// Where the first answers are lost that have to agree, the later ones do, though they come as
+// slowly as the destination is looked for.
+func TestSimThreeAgreeAfterLosses(t *testing.T) {
+	for _, ipv6 := range []bool{false, true} {
+		for _, losses := range []int64{0, 4, 8, 11} {
+			t.Run(fmt.Sprint("IPv6 ", ipv6, " ", losses), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var lost atomic.Int64
+					s := newSim(t, wires(chain(4), 50*time.Microsecond), simnet.Options{
+						Nodes: map[string]simnet.NodeOptions{"r2": {SeqShift: 0x89abcdef, QuotesUntranslated: true}},
+						Drop: func(c simnet.Crossing) bool {
+							icmp := c.Packet[0]>>4 == 4 && c.Packet[9] == 1 || c.Packet[0]>>4 == 6 && c.Packet[6] == 58
+							return icmp && c.From == "r3" && c.To == "r2" && lost.Add(1) <= losses
+						},
+					}, servicetraceroute.Config{})
+					stop := s.watch(servicetraceroute.Selection{})
+					w := chatty(ipv6)
+					w.Every, w.Duration = 50*time.Millisecond, 15*time.Second
+					<-s.start(w).Done()
+					all := stop()
+					if len(all.traces) != 1 {
+						t.Fatalf("%d traces", len(all.traces))
+					}
+					tr := all.traces[0]
+					s.judge(tr)
+					s.rewritten(tr, 3, 4)
+					if !tr.Complete || tr.Destination.TTL != 5 || len(silent(tr)) > 0 || all.stats.Replies.Unmatched > 0 {
+						t.Errorf("%+v\n%s", all.stats.Replies, describe(tr))
+					}
+				})
+			})
+		}
 	}
 }
 

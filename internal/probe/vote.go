@@ -12,8 +12,11 @@ const (
 	votesUnsure   = 6 // where nothing but the offset speaks for a shift
 	doubtsPerSec  = 10
 	maxCandidates = 256
-	// memory is how long a vote counts. The longer, the more guesses could add up.
-	memory = 2 * time.Second
+	// memory is how long a vote counts. The longer, the more guesses could add up. For one
+	// that is confirmed an outsider has to guess more than numbers: it waits for others for as
+	// long as a trace takes of which answers get lost, since the destination is looked for slowly.
+	memory          = 2 * time.Second
+	memoryConfirmed = 30 * time.Second
 )
 
 // Shift is what a box on the path adds to a probe's numbers when it hides one
@@ -68,9 +71,18 @@ type Jury struct {
 }
 
 type candidate struct {
-	shift Shift
-	probe *Sent
-	reply Reply
+	shift     Shift
+	confirmed bool // by what differs from probe to probe, beside the number
+	probe     *Sent
+	reply     Reply
+}
+
+// memory is how long the vote counts.
+func (c *candidate) memory() time.Duration {
+	if c.confirmed {
+		return memoryConfirmed
+	}
+	return memory
 }
 
 // Hear takes a doubtful quote and the trace's outstanding probes, and returns
@@ -99,7 +111,7 @@ func (j *Jury) Hear(r Reply, outstanding []*Sent) (believed []Pair) {
 		if len(j.pending) < maxCandidates {
 			p.Hold()
 			p.doubted = p.doubted || shift.sure
-			j.pending = append(j.pending, candidate{shift, p, r})
+			j.pending = append(j.pending, candidate{shift, p.confirmedBy(&r.Quote), p, r})
 		}
 	}
 	return j.verdict()
@@ -113,7 +125,7 @@ func (j *Jury) Guessing() bool { return j.count > doubtsPerSec }
 func (j *Jury) forget(now time.Time) {
 	kept := j.pending[:0]
 	for _, c := range j.pending {
-		if !c.probe.Answered && now.Sub(c.reply.At) < memory {
+		if !c.probe.Answered && now.Sub(c.reply.At) < c.memory() {
 			kept = append(kept, c)
 		}
 	}
@@ -132,8 +144,14 @@ func shiftOf(p *Sent, q *wire.Quote) Shift {
 	if q.HasTCPHeader {
 		s.Ack, s.ackKnown = q.TCPAck-p.Ack, true
 	}
-	s.sure = s.Seq == 0 || q.Version == 4 && !s.newID || p.timestampFits(q)
+	s.sure = s.Seq == 0 || p.confirmedBy(q)
 	return s
+}
+
+// confirmedBy reports whether what differs from probe to probe, beside the number, and what an
+// outsider cannot know tells that the quote is about that very probe.
+func (s *Sent) confirmedBy(q *wire.Quote) bool {
+	return q.Version == 4 && s.idFits(q) || s.timestampFits(q)
 }
 
 // verdict looks for a shift on which enough different probes agree.

@@ -19,9 +19,11 @@ func jurors(n int) (all []*Sent) {
 	return all
 }
 
-// shifted is the reply to a probe whose number a box has raised by 5000.
+const usualShift uint32 = 5000
+
+// shifted is the reply to a probe whose number a box has raised.
 func shifted(at time.Time, s *Sent, newID bool) Reply {
-	q := wire.Quote{Version: 4, Proto: wire.ProtoTCP, HasPorts: true, HasSeq: true, Seq: s.Seq + 5000, ID: s.ID, Len: s.Len}
+	q := wire.Quote{Version: 4, Proto: wire.ProtoTCP, HasPorts: true, HasSeq: true, Seq: s.Seq + usualShift, ID: s.ID, Len: s.Len}
 	if newID {
 		q.ID ^= 0x5555
 	}
@@ -47,12 +49,28 @@ func TestAnUnsureShiftNeedsSix(t *testing.T) {
 	}
 }
 
+// Votes that take no more than the right numbers are forgotten soon, the others when no trace
+// needs them any more.
 func TestOldVotesDoNotCount(t *testing.T) {
-	var j Jury
-	all := jurors(10)
-	for i := range 8 {
-		if b := j.Hear(shifted(start.Add(time.Duration(i)*1100*time.Millisecond), all[i], false), all); len(b) > 0 {
-			t.Errorf("believed after quote %d", i+1)
+	for _, test := range []struct {
+		apart    time.Duration
+		newID    bool
+		shift    uint32 // more than the usual one
+		believed bool
+	}{
+		{300 * time.Millisecond, true, 0, true}, {450 * time.Millisecond, true, 0, false}, // six have to agree
+		{900 * time.Millisecond, true, 1 + ^usualShift, true}, {1100 * time.Millisecond, true, 1 + ^usualShift, false},
+		{14 * time.Second, false, 0, true}, {16 * time.Second, false, 0, false},
+	} {
+		var j Jury
+		all, believed := jurors(10), 0
+		for i := range 8 {
+			r := shifted(start.Add(time.Duration(i)*test.apart), all[i], test.newID)
+			r.Quote.Seq += test.shift
+			believed += len(j.Hear(r, all))
+		}
+		if (believed > 0) != test.believed {
+			t.Errorf("%v apart, identification replaced: %v, %+d: %d believed", test.apart, test.newID, int32(test.shift), believed)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"servicetraceroute/internal/inject"
 	"servicetraceroute/internal/netns"
 	"servicetraceroute/internal/sibling"
+	"servicetraceroute/internal/wire"
 	"servicetraceroute/trace"
 )
 
@@ -37,7 +38,7 @@ type CompareConfig struct {
 }
 
 // The ports of siblings: above those that Linux gives to applications by itself
-// (net.ipv4.ip_local_port_range).
+// (net.ipv4.ip_local_port_range; where that reaches farther, none of theirs).
 const firstSiblingPort, lastSiblingPort = 61000, 65535
 
 // Comparer traces Paris-style siblings of flows that a Tracer has traced: new flows to the
@@ -56,6 +57,7 @@ type Comparer struct {
 	send    *inject.Raw
 	answers *capture.Answers
 	own     ownFlows
+	ports   inject.Ports // of the siblings of the trace that is compared
 	counted sync.Mutex
 	stats   CompareStats
 }
@@ -156,6 +158,7 @@ func (c *Comparer) Compare(ctx context.Context, tr *trace.Trace) (*trace.Compare
 		c.count(func(s *CompareStats) { s.Skipped++ })
 		return nil, err
 	}
+	defer c.ports.Release()
 	s := sibling.New(cfg)
 	err = c.run(ctx, s)
 	done := s.Counters()
@@ -196,7 +199,13 @@ func (c *Comparer) session(tr *trace.Trace) (cfg sibling.Config, err error) {
 		Siblings: c.cfg.Siblings, Confidence: c.cfg.Confidence, Timeout: c.cfg.Timeout,
 		FirstPort: firstSiblingPort, LastPort: lastSiblingPort, NotPort: key.Src.Port(),
 	}
-	cfg.Begin = func(port uint16) { c.own.add(ownFlow{port, cfg.Dst}) }
+	cfg.Take = func(proto string, port uint16) bool {
+		if !c.hold(proto, netip.AddrPortFrom(cfg.Src, port)) {
+			return false
+		}
+		c.own.add(ownFlow{port, cfg.Dst})
+		return true
+	}
 	if tr.Reached && tr.Destination != nil {
 		cfg.Distance = tr.Destination.TTL
 	}
@@ -208,6 +217,22 @@ func (c *Comparer) session(tr *trace.Trace) (cfg sibling.Config, err error) {
 	}
 	_, err = crand.Read(cfg.Seed[:])
 	return cfg, err
+}
+
+// hold keeps a port from applications until the comparison is over, and reports whether none
+// has it. Where the Tracer's namespace can no longer be entered none is kept: there is only
+// that Linux gives none above 61000 by itself.
+func (c *Comparer) hold(proto string, at netip.AddrPort) (free bool) {
+	protocol, ok := map[string]uint8{sibling.TCP: wire.ProtoTCP, sibling.UDP: wire.ProtoUDP}[proto]
+	if !ok {
+		return true // echo requests have none
+	}
+	free = true
+	_ = netns.Do(c.t.cfg.NetNS, func() error {
+		free = c.ports.Hold(protocol, at)
+		return nil
+	})
+	return free
 }
 
 // run drives a session to its end.

@@ -11,16 +11,17 @@ import (
 )
 
 // The virtual machine of x/net knows neither network offsets nor facts about the
-// packet. Here they lie in front of it.
+// packet. Here they lie in front of its Ethernet header.
 const factsLen = 64
 
 // frame is a packet with what the kernel would know about it.
 func frame(facts facts, ip []byte) []byte {
-	b := make([]byte, factsLen, factsLen+len(ip))
+	b := make([]byte, factsLen+etherHeader, factsLen+etherHeader+len(ip))
 	binary.BigEndian.PutUint16(b[adProto-adOffset:], facts.proto)
 	b[adType-adOffset] = facts.pkttype
 	binary.BigEndian.PutUint32(b[adIndex-adOffset:], facts.index)
 	binary.BigEndian.PutUint16(b[adHatype-adOffset:], facts.hatype)
+	binary.BigEndian.PutUint16(b[factsLen+12:], facts.proto)
 	return append(b, ip...)
 }
 
@@ -34,15 +35,22 @@ type facts struct {
 // machine runs the program; the result is cut at the packet's length.
 func machine(t testing.TB, cfg Config, indexes ...int) func(facts, []byte) int {
 	t.Helper()
-	p := program(cfg, indexes)
+	return vmOf(t, program(cfg, indexes))
+}
+
+func vmOf(t testing.TB, p []bpf.Instruction) func(facts, []byte) int {
+	t.Helper()
 	if len(p) > maxInstructions {
 		t.Fatalf("%d instructions", len(p))
 	}
 	at := func(off uint32) uint32 {
-		if off >= adOffset {
+		switch {
+		case off >= adOffset:
 			return off - adOffset
+		case off >= netOffset:
+			return off - netOffset + factsLen + etherHeader
 		}
-		return off - netOffset + factsLen
+		return off + factsLen
 	}
 	for i, in := range p {
 		switch in := in.(type) {
@@ -208,6 +216,9 @@ func TestProgram(t *testing.T) {
 			if got := machine(t, test.cfg)(test.f, test.ip); got != test.want {
 				t.Errorf("keeps %d bytes, want %d", got, test.want)
 			}
+			if got := vmOf(t, assembled(test.cfg, nil, false))(test.f, test.ip); got != test.want {
+				t.Errorf("without a way of its own for what is usual: keeps %d bytes, want %d", got, test.want)
+			}
 		})
 	}
 }
@@ -257,7 +268,7 @@ func TestProgramPassesWhatIsSelected(t *testing.T) {
 			}
 			sport, dport := uint16(rnd.IntN(10)), uint16(rnd.IntN(10))
 			proto := []uint8{protoTCP, protoUDP}[rnd.IntN(2)]
-			f := facts{proto: 0x0800, hatype: 1}
+			f := facts{proto: 0x0800, hatype: uint16(1 + rnd.IntN(2))} // with the Ethernet header, or another
 			if src.Is6() {
 				f.proto = 0x86dd
 			}

@@ -40,9 +40,11 @@ type Config struct {
 	// FirstPort and LastPort are what source ports are taken from; 0: 61000 to 65535, where
 	// Linux gives none to applications by itself.
 	FirstPort, LastPort uint16
-	NotPort             uint16            // the flow's own
-	Begin               func(port uint16) // called for each new sibling before its first probe; nil: nobody is told
-	Seed                [32]byte
+	NotPort             uint16 // the flow's own
+	// Take is asked for each new sibling before its first probe, and answers false for a port
+	// that is somebody's: then another is tried. nil: all are free.
+	Take func(proto string, port uint16) bool
+	Seed [32]byte
 }
 
 const (
@@ -125,7 +127,7 @@ func (s *Session) Counters() Counters { return s.counters }
 // launch begins n more siblings of a protocol, as far as the limit lets it.
 func (s *Session) launch(proto string, n int) {
 	for range min(n, s.cfg.Siblings-s.count(proto)) {
-		port, ok := s.port()
+		port, ok := s.port(proto)
 		if !ok {
 			return
 		}
@@ -135,18 +137,16 @@ func (s *Session) launch(proto string, n int) {
 		}
 		s.ports[port] = x
 		s.all, s.live = append(s.all, x), append(s.live, x)
-		if s.cfg.Begin != nil {
-			s.cfg.Begin(port)
-		}
 		s.fence(x)
 	}
 }
 
-// port is one that no sibling has.
-func (s *Session) port() (uint16, bool) {
+// port is one that no sibling has, nor anybody else.
+func (s *Session) port(proto string) (uint16, bool) {
 	span := int(s.cfg.LastPort) - int(s.cfg.FirstPort) + 1
 	for range 64 {
-		if p := s.cfg.FirstPort + uint16(s.rng.IntN(span)); s.ports[p] == nil && p != s.cfg.NotPort {
+		p := s.cfg.FirstPort + uint16(s.rng.IntN(span))
+		if s.ports[p] == nil && p != s.cfg.NotPort && (s.cfg.Take == nil || s.cfg.Take(proto, p)) {
 			return p, true
 		}
 	}

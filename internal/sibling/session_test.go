@@ -505,6 +505,38 @@ func TestBoundedSiblings(t *testing.T) {
 	}
 }
 
+// No sibling has a port that is somebody's, and where all are there are none.
+func TestPortsOfOthers(t *testing.T) {
+	cfg := Config{Src: router(9), Dst: router(8), Port: 443, FirstPort: 61000, LastPort: 61999}
+	asked := map[uint16]string{}
+	cfg.Take = func(proto string, port uint16) bool {
+		if asked[port] != "" {
+			t.Errorf("port %d is asked for again", port)
+		}
+		if port%2 == 0 {
+			return false
+		}
+		asked[port] = proto
+		return true
+	}
+	s := New(cfg)
+	if len(s.all) < 3*Enough(1, 0.95) {
+		t.Errorf("%d siblings", len(s.all))
+	}
+	for _, x := range s.all {
+		if asked[x.SourcePort] != x.Proto {
+			t.Errorf("a sibling over %s has port %d, taken for %q", x.Proto, x.SourcePort, asked[x.SourcePort])
+		}
+	}
+	cfg.Take = func(string, uint16) bool { return false }
+	if s := New(cfg); len(s.all) > 0 {
+		t.Errorf("%d siblings without a port", len(s.all))
+	}
+	if _, _, over := New(cfg).Next(time.Now()); !over {
+		t.Error("a session without siblings is not over")
+	}
+}
+
 // TestUnlikeLengths: behind a balancer one way is shorter, and siblings are spread over both; the
 // shorter one's end counts as a next hop that was seen, and is no alternative.
 func TestUnlikeLengths(t *testing.T) {

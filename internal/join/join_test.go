@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -84,6 +86,43 @@ func TestJoin(t *testing.T) {
 
 // Three routers in a row; each shows on the way there the address towards the first host,
 // on the way back the other.
+// TestAbout: all traces that lie within the time are looked at, and where that is short few others.
+func TestAbout(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	var back []*trace.Trace
+	for i := range 2000 {
+		b := taken("203.0.113.7:443", fmt.Sprintf("10.0.0.1:%d", 2000+i), rng.IntN(3600))
+		b.End = b.Start.Add(time.Duration(rng.IntN(20)) * time.Second)
+		back = append(back, b)
+	}
+	x := newIndex(back)
+	list := x.byEnd[endOf{trace.TCP, netip.MustParseAddrPort("203.0.113.7:443")}]
+	if len(list) != len(back) {
+		t.Fatalf("%d of %d traces", len(list), len(back))
+	}
+	for _, within := range []time.Duration{0, time.Second, time.Minute, math.MaxInt64} {
+		looked := 0
+		for range 100 {
+			a := taken("10.0.0.1:1", "203.0.113.7:443", rng.IntN(3600))
+			about := x.about(a, list, within)
+			looked += len(about)
+			for _, b := range x.find(a, within).all {
+				if apart(a, b) > within {
+					t.Errorf("within %v: %v apart", within, apart(a, b))
+				}
+			}
+			for _, b := range back {
+				if apart(a, b) <= within && !slices.Contains(about, b) {
+					t.Errorf("within %v: of %v to %v the trace of %v to %v is left out", within, a.Start, a.End, b.Start, b.End)
+				}
+			}
+		}
+		if within <= time.Second && looked > 100*len(back)/50 {
+			t.Errorf("within %v: %d looks at %d traces", within, looked, len(back))
+		}
+	}
+}
+
 func TestPaths(t *testing.T) {
 	there := taken("10.0.0.1:40000", "10.0.0.14:443", 0, "10.0.0.2", "10.0.0.6", "10.0.0.10")
 	back := taken("10.0.0.14:443", "10.0.0.1:40000", 0, "10.0.0.13", "10.0.0.9", "10.0.0.5")

@@ -2,6 +2,7 @@ package join
 
 import (
 	"cmp"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -160,15 +161,20 @@ type endOf struct {
 	at    netip.AddrPort
 }
 
-// index finds the second host's traces by what stays the same.
+// index finds the second host's traces by what stays the same. Each list is by their begin:
+// a server's end may be that of all.
 type index struct {
 	byEnd   map[endOf][]*trace.Trace
 	byPorts map[ports][]*trace.Trace
+	longest time.Duration // of a trace
 }
 
 func newIndex(back []*trace.Trace) index {
-	x := index{map[endOf][]*trace.Trace{}, map[ports][]*trace.Trace{}}
+	x := index{byEnd: map[endOf][]*trace.Trace{}, byPorts: map[ports][]*trace.Trace{}}
+	back = slices.Clone(back)
+	slices.SortStableFunc(back, func(a, b *trace.Trace) int { return a.Start.Compare(b.Start) })
 	for _, b := range back {
+		x.longest = max(x.longest, b.End.Sub(b.Start))
 		k := b.Flow.Wire()
 		x.byEnd[endOf{k.Proto, k.Src}] = append(x.byEnd[endOf{k.Proto, k.Src}], b)
 		x.byEnd[endOf{k.Proto, k.Dst}] = append(x.byEnd[endOf{k.Proto, k.Dst}], b)
@@ -185,7 +191,7 @@ func (x index) find(a *trace.Trace, within time.Duration) (c candidates) {
 	for _, list := range [][]*trace.Trace{
 		x.byEnd[endOf{k.Proto, k.Dst}], x.byEnd[endOf{k.Proto, k.Src}], x.byPorts[ports{k.Proto, k.Dst.Port(), k.Src.Port()}],
 	} {
-		for _, b := range list {
+		for _, b := range x.about(a, list, within) {
 			m := match(k, b.Flow.Wire())
 			if m == 0 || m < c.match || apart(a, b) > within {
 				continue
@@ -200,6 +206,14 @@ func (x index) find(a *trace.Trace, within time.Duration) (c candidates) {
 		}
 	}
 	return c
+}
+
+// about are those of a list among which all are that were taken within so long of a trace.
+func (x index) about(a *trace.Trace, list []*trace.Trace, within time.Duration) []*trace.Trace {
+	within = min(within, math.MaxInt64-x.longest-1)
+	from, _ := slices.BinarySearchFunc(list, a.Start.Add(-within-x.longest), func(b *trace.Trace, at time.Time) int { return b.Start.Compare(at) })
+	to, _ := slices.BinarySearchFunc(list, a.End.Add(within+1), func(b *trace.Trace, at time.Time) int { return b.Start.Compare(at) })
+	return list[from:max(from, to)]
 }
 
 // match says how a flow as one host knows it fits one as the other does.

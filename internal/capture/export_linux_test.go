@@ -5,6 +5,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/net/bpf"
 )
 
 // Nothing is a hook with a program that does nothing, as a Source that shows nothing.
@@ -40,3 +41,12 @@ func (n *Nothing) Close() error {
 	n.tap.programs.Close()
 	return err
 }
+
+// Filters are ways to say what a packet socket shows: all of them the same, but the first,
+// which shows nothing.
+func Filters(cfg Config) map[string][]bpf.Instruction {
+	return map[string][]bpf.Instruction{"nothing": nothing, "called": assembled(cfg, nil, false), "in-place": assembled(cfg, nil, true)}
+}
+
+// Attach has the ring show what the filter lets pass.
+func (r *Ring) Attach(filter []bpf.Instruction) error { return r.attach(filter) }

@@ -32,6 +32,8 @@ type CompareConfig struct {
 	Confidence float64
 	// Timeout of a sibling's probe; 0 is 1 s.
 	Timeout time.Duration
+	// MaxSilent is after how many silent hops in a row a sibling ends; 0 is 3, negative: after none.
+	MaxSilent int
 	// Budget bounds the probes per second together with whoever shares it; nil is the
 	// Tracer's: siblings and traces stay below its Rate together.
 	Budget *Budget
@@ -196,7 +198,7 @@ func (c *Comparer) session(tr *trace.Trace) (cfg sibling.Config, err error) {
 	}
 	cfg = sibling.Config{
 		Src: key.Src.Addr(), Dst: key.Dst.Addr(), Port: key.Dst.Port(), HopRate: c.t.cfg.HopRate,
-		Siblings: c.cfg.Siblings, Confidence: c.cfg.Confidence, Timeout: c.cfg.Timeout,
+		Siblings: c.cfg.Siblings, Confidence: c.cfg.Confidence, Timeout: c.cfg.Timeout, MaxSilent: c.cfg.MaxSilent,
 		FirstPort: firstSiblingPort, LastPort: lastSiblingPort, NotPort: key.Src.Port(),
 	}
 	cfg.Take = func(proto string, port uint16) bool {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +20,7 @@ Usage:  service-traceroute compare --host HOST [flags]
 All flags of trace, and:
   --siblings 96       of one protocol for one trace, at most
   --confidence 0.95   at which the ways of load balancers are enumerated
+  --timeout, --max-silent  where given siblings heed them, too; else 1s and 3
 
 After a trace, siblings go out: Paris-style, each with a flow identifier of its
 own that stays the same, until the stopping rule of the multipath detection
@@ -42,10 +42,12 @@ type compareFlags struct {
 	traceFlags
 	siblings int
 	share    float64
+	given    func(flag string) bool // whether somebody set it
 }
 
-func newCompareCommand() *cobra.Command {
-	var f compareFlags
+func newCompareCommand() *cobra.Command { return new(compareFlags).command() }
+
+func (f *compareFlags) command() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:        "compare --host HOST",
 		Short:      "trace beside siblings over TCP, UDP and ICMP, with the differences",
@@ -57,6 +59,7 @@ func newCompareCommand() *cobra.Command {
 	}
 	f.declare(cmd)
 	fl := cmd.Flags()
+	f.given = fl.Changed
 	fl.IntVar(&f.siblings, "siblings", 96, "siblings of one protocol beside one trace, at most")
 	fl.Float64Var(&f.share, "confidence", 0.95, "at which all ways of load balancers are found, below 1")
 	helpText(cmd, compareHelp)
@@ -87,11 +90,26 @@ func (f *compareFlags) open(w watcher, stderr io.Writer) (watcher, error) {
 	if !ok {
 		return nil, failed(errors.New("compare takes one network namespace"), "")
 	}
-	c, err := servicetraceroute.NewComparer(t, servicetraceroute.CompareConfig{Siblings: f.siblings, Confidence: f.share, Timeout: time.Second})
+	c, err := servicetraceroute.NewComparer(t, f.comparison())
 	if err != nil {
 		return nil, openFailed(err)
 	}
 	return &comparing{Tracer: t, comparer: c, stderr: stderr}, nil
+}
+
+// comparison is what siblings are like: patient as those of other tools are, if nobody says
+// otherwise.
+func (f *compareFlags) comparison() servicetraceroute.CompareConfig {
+	cfg := servicetraceroute.CompareConfig{Siblings: f.siblings, Confidence: f.share}
+	if f.given("timeout") {
+		cfg.Timeout = f.params.Timeout
+	}
+	if f.given("max-silent") {
+		if cfg.MaxSilent = f.maxSilent; f.maxSilent == 0 {
+			cfg.MaxSilent = -1
+		}
+	}
+	return cfg
 }
 
 // comparing is a Tracer whose traces are compared.

@@ -30,7 +30,7 @@ type Config struct {
 	Distance  int
 	FirstTTL  int           // 0: 1
 	MaxTTL    int           // 0: 32
-	MaxSilent int           // silent hops in a row that end a sibling; 0: 3
+	MaxSilent int           // silent hops in a row that end a sibling; 0: 3; negative: none do
 	Timeout   time.Duration // of a probe; 0: 1 s
 	HopRate   int           // ceiling of probes per second and TTL; 0: 200
 	// Confidence of the stopping rule, below 1; 0: 0.95.
@@ -253,7 +253,7 @@ func (s *Session) expire(now time.Time) {
 			s.end(x, trace.StopSilentHops)
 		case x.attempt < tries && !s.blockedBefore(x):
 		default:
-			if x.silent++; x.silent >= s.cfg.MaxSilent || s.blockedBefore(x) {
+			if x.silent++; s.cfg.MaxSilent > 0 && x.silent >= s.cfg.MaxSilent || s.blockedBefore(x) {
 				s.end(x, trace.StopSilentHops)
 				continue
 			}

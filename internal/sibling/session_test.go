@@ -505,6 +505,22 @@ func TestBoundedSiblings(t *testing.T) {
 	}
 }
 
+// Where nobody answers, a sibling goes on for as many hops as it was told, or to the last.
+func TestMaxSilent(t *testing.T) {
+	for limit, want := range map[int]int{0: 4, 2: 3, -1: 8} { // a router, then nobody
+		p := newPlane(t, 1)
+		p.lie = func(r *Received) {
+			if r.From != router(1) {
+				r.Transport = nil
+			}
+		}
+		s, _ := p.play(Config{Seed: [32]byte{1}, MaxSilent: limit, MaxTTL: 8})
+		if got := len(s.Siblings()[0].Hops); got != want {
+			t.Errorf("%d silent hops at most: %d hops, want %d", limit, got, want)
+		}
+	}
+}
+
 // No sibling has a port that is somebody's, and where all are there are none.
 func TestPortsOfOthers(t *testing.T) {
 	cfg := Config{Src: router(9), Dst: router(8), Port: 443, FirstPort: 61000, LastPort: 61999}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"time"
 
 	"servicetraceroute/internal/localise"
@@ -58,10 +59,14 @@ func (e *Engine) overdue(now time.Time, s *sweep) {
 }
 
 // unconfirmed takes in that a router that answered once did not answer. What its allowance
-// may have withheld is no sample of loss.
+// may have withheld is no sample of loss, nor is what this host may not have seen, or no longer
+// knows for an answer.
 func (e *Engine) unconfirmed(now time.Time, s *sweep, p *probe.Sent) {
 	p.Timeout = true
 	e.noteFate(p, Silent)
+	if !e.gap(s.run.flow).Before(p.At) || slices.Contains(s.believed, p.TTL) && !s.run.jury.Decided() {
+		return
+	}
 	at := s.run.at.path.at(p.TTL)
 	if len(at.addrs) > 0 {
 		e.buckets.Missed(now, p, at.addrs[0])
@@ -79,18 +84,18 @@ func (e *Engine) localise(now time.Time, s *sweep) {
 		hops = append(hops, localise.Hop{TTL: ttl, Series: m.at(ttl)})
 	}
 	s.near = localise.Suspects(now, hops)
-	retransmits := 0
+	var own localise.Own
 	if a.health != nil {
 		state := a.health.State(now)
-		retransmits = state.Retransmits
+		own = localise.Own{Retransmits: state.Retransmits, Segments: state.Segments}
 		if state.Stalled > 1000 {
-			retransmits++ // it waits for its timer
+			own.Retransmits++ // it waits for its timer
 		}
 		if state.RTT > 0 {
 			m.own.Add(now, time.Duration(state.RTT*float64(time.Millisecond)))
 		}
 	}
-	for _, found := range []*localise.Statement{localise.Delay(hops, m.own.Rise()), localise.Loss(now, hops, retransmits)} {
+	for _, found := range []*localise.Statement{localise.Delay(hops, m.own.Rise()), localise.Loss(now, hops, own)} {
 		if found != nil && m.fresh(now, found) {
 			e.emit(s.run.watch, found.Finding(now, s.run.id, e.tuple(s.run.flow), e.cfg.Label))
 		}

@@ -59,6 +59,12 @@ func (e *Engine) icmp(p *capture.Packet) {
 // doubtful handles a quote that no probe explains exactly. If it is about a
 // traced flow, the flow's jury hears it.
 func (e *Engine) doubtful(t *run, r probe.Reply) {
+	var open []*probe.Sent
+	if t != nil {
+		open = t.open
+	} else if s := e.sweepOf(&r.Quote); s != nil && s.run.jury.Decided() {
+		t, open = s.run, s.open // as the trace's jury had it
+	}
 	if t == nil {
 		e.noteUnmatched(r.Serial)
 		return
@@ -68,7 +74,7 @@ func (e *Engine) doubtful(t *run, r probe.Reply) {
 		e.noteUnmatched(r.Serial)
 		return
 	}
-	believed := t.jury.Hear(r, t.open)
+	believed := t.jury.Hear(r, open)
 	if len(believed) == 0 {
 		e.stats.Replies.Unmatched++
 		if t.jury.Guessing() {
@@ -82,8 +88,28 @@ func (e *Engine) doubtful(t *run, r probe.Reply) {
 	// All but the newest were no match when they came.
 	e.stats.Replies.Unmatched -= uint64(len(believed) - 1)
 	for _, b := range believed {
+		if b.Sent.Leg != sweepLeg {
+			t.hop(b.Sent.TTL).believed = true
+		}
 		e.answer(b.Sent, b.Reply)
 	}
+}
+
+// sweepOf finds the sweep of the flow that a quote is about; nil: there is none.
+func (e *Engine) sweepOf(q *wire.Quote) *sweep {
+	key, ok := about(q)
+	if !ok {
+		return nil
+	}
+	f := e.table.Get(key)
+	if f == nil {
+		return nil
+	}
+	a, ok := f.Attachment.(*attachment)
+	if !ok || a.run != nil {
+		return nil
+	}
+	return a.sweep
 }
 
 // heard reports whether the flow's own socket believes an error with that quote:

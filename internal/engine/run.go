@@ -108,12 +108,13 @@ type near struct {
 
 // hop collects what one TTL answered.
 type hop struct {
-	sent    int32
-	held    int32 // probes that wait for the allowance now
-	limited bool
-	replies []trace.Reply
-	left    *probe.Sight  // if it is left out: what others saw
-	missed  []*probe.Sent // while nobody answers there: whose misses those are is not known
+	sent     int32
+	held     int32 // probes that wait for the allowance now
+	limited  bool
+	replies  []trace.Reply
+	left     *probe.Sight  // if it is left out: what others saw
+	believed bool          // some reply only by the jury
+	missed   []*probe.Sent // while nobody answers there: whose misses those are is not known
 }
 
 // hop is that of a TTL; it is the caller's until the next call.

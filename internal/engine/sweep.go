@@ -30,6 +30,7 @@ const (
 type sweep struct {
 	run      *run  // the trace whose path it is
 	ttls     []int // that answered
+	believed []int // of those: whose answers were told by others that bear the same shift
 	back     int   // the distance of the destination as its packets told it then
 	next     int
 	turn     int   // raised by each probe
@@ -70,6 +71,9 @@ func (q *sweepQueue) Pop() any {
 // sweepFrom follows the path that a trace found, if the flow goes on and is to be traced
 // again.
 func (e *Engine) sweepFrom(now time.Time, r *run, t *trace.Trace) {
+	if r.flow.Closed() {
+		r.at.forgetSamples()
+	}
 	if r.watch.policy(r.at.service.Name).Retrace <= 0 || e.cfg.Replay || r.flow.Closed() || t.Stop == trace.StopRefused ||
 		t.Stop == trace.StopCancelled || t.Impact.Aborted {
 		return
@@ -85,6 +89,9 @@ func (e *Engine) sweepFrom(now time.Time, r *run, t *trace.Trace) {
 		}
 		if slices.ContainsFunc(h.Replies, func(x trace.Reply) bool { return x.Kind == trace.TimeExceeded && x.SharedFrom == "" }) {
 			s.ttls = append(s.ttls, h.TTL)
+			if r.hop(h.TTL).believed {
+				s.believed = append(s.believed, h.TTL)
+			}
 		}
 	}
 	if len(s.ttls) == 0 {
@@ -106,6 +113,13 @@ func (e *Engine) endSweep(a *attachment) {
 	a.sweep = nil
 }
 
+// forgetSamples frees what sweeps measured, 2 KiB for each hop: none follows.
+func (a *attachment) forgetSamples() {
+	if a.path != nil {
+		a.path.samples = samples{}
+	}
+}
+
 // sweepDue sends the probes that are due.
 func (e *Engine) sweepDue(now time.Time) {
 	for len(e.sweeps) > 0 && !e.sweeps[0].at.After(now) {
@@ -113,6 +127,7 @@ func (e *Engine) sweepDue(now time.Time) {
 		if s.run.flow.Closed() || s.run.at.hearing == HearsErrors || s.run.flow.Attachment != any(s.run.at) ||
 			s.run.at.path == nil || s.run.at.policy().Retrace <= 0 {
 			e.endSweep(s.run.at)
+			s.run.at.forgetSamples()
 			continue
 		}
 		s.at = now.Add(max(sweepInterval, sweepHop/time.Duration(len(s.ttls))))

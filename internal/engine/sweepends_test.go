@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"servicetraceroute/internal/health"
+	"servicetraceroute/internal/probe"
 	"servicetraceroute/internal/wire"
 	"servicetraceroute/trace"
 )
@@ -106,3 +108,126 @@ func TestRemovedWhileTraced(t *testing.T) {
 		t.Errorf("%+v, %d flows are followed", tr, len(r.e.sweeps))
 	}
 }
+
+// Behind a box that hides sequence numbers, and leaves quotes as they are, the path is followed
+// as anywhere: what the trace's jury believes is believed of sweeps, too.
+func TestSweepsBehindABox(t *testing.T) {
+	r := newRig(t, false, 5)
+	r.w.Retrace = time.Hour
+	shifted := func(ttl int, quote []byte) []byte {
+		if ttl >= 3 {
+			quote[24] += 0x50
+		}
+		return quote
+	}
+	r.handshake()
+	r.exchange()
+	spoke := r.now
+	follow := func(d time.Duration, change func(int, []byte) []byte) {
+		for end := r.now.Add(d); r.now.Before(end); {
+			n := r.reaching(5)
+			r.after(7 * time.Millisecond)
+			if r.answered(5, change); r.reaching(5) > n {
+				r.now = r.now.Add(rtt)
+				r.in(segment{flags: wire.ACK})
+			}
+			if r.now.Sub(spoke) > 200*time.Millisecond {
+				spoke = r.now
+				r.exchange()
+			}
+		}
+	}
+	follow(8*time.Second, shifted)
+	if tr := r.traces(); len(tr) != 1 || !tr[0].Complete || len(r.e.sweeps) != 1 {
+		t.Fatalf("%d traces, %d flows are followed", len(tr), len(r.e.sweeps))
+	}
+	at := attached(r.flow())
+	lost := func() (lost int) {
+		for ttl := 1; ttl <= 4; ttl++ {
+			n, missed := at.path.samples.at(ttl).Counts(r.now)
+			if n < 5 {
+				t.Errorf("TTL %d: %d samples", ttl, n)
+			}
+			lost += missed
+		}
+		return lost
+	}
+	follow(20*time.Second, shifted)
+	if n := lost(); n > 0 {
+		t.Errorf("%d answers are taken for lost", n)
+	}
+	// Another shift is not theirs: then they are.
+	follow(10*time.Second, func(ttl int, quote []byte) []byte {
+		if ttl >= 3 {
+			quote[25] += 0x11
+		}
+		return shifted(ttl, quote)
+	})
+	if lost() == 0 {
+		t.Error("any shift is believed")
+	}
+	// When somebody guesses, nothing is believed any more, and silence there says nothing.
+	before := lost()
+	at.sweep.run.jury = probe.Jury{}
+	follow(10*time.Second, shifted)
+	if n := lost(); n > before || at.sweep == nil {
+		t.Errorf("%d answers were lost, %d are now", before, n)
+	}
+}
+
+// What this host may not have seen is not lost, and a closed flow's samples take no room.
+func TestSamplesOfSweeps(t *testing.T) {
+	r := sweptRig(t)
+	at := attached(r.flow())
+	lost := func() (lost int) {
+		for ttl := 1; ttl <= 3; ttl++ {
+			_, missed := at.path.samples.at(ttl).Counts(r.now)
+			lost += missed
+		}
+		return lost
+	}
+	silent := func(d time.Duration) {
+		for end := r.now.Add(d); r.now.Before(end); {
+			r.after(100 * time.Millisecond)
+			clear(r.packets) // nobody answers
+			r.out(segment{flags: wire.ACK | wire.PSH, data: 10})
+			r.in(segment{flags: wire.ACK})
+		}
+	}
+	silent(time.Second)
+	r.e.Dropped(r.now, 1, 100)
+	silent(1900 * time.Millisecond) // what left since may be answered yet
+	if n := lost(); n > 0 {
+		t.Errorf("%d answers are lost that the capture may have dropped", n)
+	}
+	silent(5 * time.Second)
+	if lost() == 0 {
+		t.Error("none is lost though nobody answers")
+	}
+	r.out(segment{flags: wire.FIN | wire.ACK})
+	r.in(segment{flags: wire.FIN | wire.ACK})
+	r.after(5 * time.Second)
+	if len(r.e.sweeps) != 0 || len(at.path.samples.hops) != 0 {
+		t.Errorf("%d flows are followed, %d hops' samples are kept", len(r.e.sweeps), len(at.path.samples.hops))
+	}
+}
+
+// With a trigger a flow that never hurt leaves no record, whoever its owner is.
+func TestNoRecordOfWhatNeverHurt(t *testing.T) {
+	for name, hurts := range map[string]Trigger{"a trigger": never{}, "none": nil} {
+		r := ownedRig(t)
+		r.w.When = hurts
+		r.handshake()
+		r.out(segment{flags: wire.FIN | wire.ACK})
+		r.in(segment{flags: wire.FIN | wire.ACK})
+		r.owned(r.now, 42)
+		if n := len(r.traces()); n != 0 && hurts != nil || n != 1 && hurts == nil {
+			t.Errorf("%s: %d records of a flow that was over before it was known whose it is", name, n)
+		}
+	}
+}
+
+type never struct{}
+
+func (never) Hurts(health.State) bool { return false }
+func (never) String() string          { return "never" }

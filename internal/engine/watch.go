@@ -92,6 +92,9 @@ func (e *Engine) closedBefore(now time.Time, f *flow.Flow) {
 	if !ok || a.watch == nil || !f.Closed() || a.run != nil || a.refused || a.finished > 0 {
 		return
 	}
+	if a.waitsToHurt() && !a.watch.single() {
+		return // it never did
+	}
 	// Not those that were over before the watch began.
 	owned := a.watch.Selector.ByOwner() && !e.cfg.NoProbe && !f.LastSeen().Before(a.watch.started)
 	if !owned && !a.watch.single() {

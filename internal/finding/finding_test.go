@@ -166,6 +166,11 @@ func TestPlaces(t *testing.T) {
 		want{trace.DSCPChanged, 5, 6, "10 became 8", seen, ""})
 }
 
+// of are the findings of one kind.
+func of(tr *trace.Trace, kind trace.FindingKind) []*trace.Finding {
+	return slices.DeleteFunc(Of(at, tr, nil), func(f *trace.Finding) bool { return f.Kind != kind })
+}
+
 func TestTrust(t *testing.T) {
 	bleach := func(r *trace.Reply) { r.Exchange.QuoteTOS = 0 }
 	t.Run("one answer alone", func(t *testing.T) {
@@ -183,6 +188,17 @@ func TestTrust(t *testing.T) {
 		tr := clean(3)
 		bleach(&tr.Hops[2].Replies[1])
 		check(t, Of(at, tr, nil), want{trace.DSCPChanged, 2, 3, "10 became 0", contradicts, "not all answers"})
+	})
+	t.Run("who says so is named, and only who can tell counts", func(t *testing.T) {
+		tr := clean(3)
+		other := netip.MustParseAddr("198.51.100.66")
+		bleach(&tr.Hops[2].Replies[1])
+		tr.Hops[2].Replies[1].Addr = other
+		check(t, of(tr, trace.DSCPChanged), want{trace.DSCPChanged, 2, 3, "10 became 0", contradicts, "TTL 3: " + other.String() + " quotes it so"})
+		tr = clean(3)
+		each(tr, 3, 3, func(r *trace.Reply) { r.MPLS = []trace.Label{{Label: 7, S: true, TTL: 1}} })
+		tr.Hops[2].Replies[1].Kind = trace.HostUnreachable
+		check(t, of(tr, trace.MPLS), want{trace.MPLS, 2, 3, "label 7 TC 0 TTL 1", seenOnce, ""})
 	})
 	t.Run("two paths in one trace", func(t *testing.T) {
 		tr := clean(5)

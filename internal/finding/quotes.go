@@ -37,15 +37,15 @@ func (p *path) quotes(rule quoteRule) (out []*trace.Finding) {
 	from := 0 // the host itself: what was sent
 	var found []string
 	for i := range p.hops {
-		s, disagree := p.at(i, rule)
+		s := p.at(i, rule)
 		if !s.known {
 			continue
 		}
 		if s.value != "" && !slices.Contains(found, s.value) {
 			found = append(found, s.value)
 			f := &trace.Finding{Kind: rule.kind, TTLFrom: from, TTL: p.hops[i].ttl, Value: s.value}
-			f.Evidence = []string{fmt.Sprintf("TTL %d: %v quotes it so", f.TTL, p.hops[i].replies[0].Addr)}
-			f.Confidence = p.trust(i, rule, s, disagree, f)
+			f.Evidence = []string{fmt.Sprintf("TTL %d: %v quotes it so", f.TTL, s.by.Addr)}
+			f.Confidence = p.trust(i, rule, s, f)
 			out = append(out, f)
 		}
 		from = p.hops[i].ttl
@@ -53,8 +53,16 @@ func (p *path) quotes(rule quoteRule) (out []*trace.Finding) {
 	return out
 }
 
+// hopSays is what the answers of a hop say.
+type hopSays struct {
+	says
+	by       *trace.Reply // who says so first
+	agree    int          // answers that say the same
+	disagree bool         // others say otherwise
+}
+
 // at is what a hop says: the first answer that tells of a change, else whether one could.
-func (p *path) at(i int, rule quoteRule) (s says, disagree bool) {
+func (p *path) at(i int, rule quoteRule) (s hopSays) {
 	for _, r := range p.hops[i].replies {
 		if isQuote := r.Kind != trace.TCPAck && r.Kind != trace.TCPRst && r.Kind != trace.PacketTooBig; !isQuote {
 			continue
@@ -63,22 +71,23 @@ func (p *path) at(i int, rule quoteRule) (s says, disagree bool) {
 		switch {
 		case !one.known:
 		case !s.known:
-			s = one
-		case s.value != one.value:
-			disagree = true
-			if s.value == "" {
-				s = one
-			}
+			s = hopSays{says: one, by: r, agree: 1}
+		case s.value == one.value:
+			s.agree++
+		case s.value == "":
+			s = hopSays{says: one, by: r, agree: 1, disagree: true}
+		default:
+			s.disagree = true
 		}
 	}
-	return s, disagree
+	return s
 }
 
 // trust holds a change against the hops beyond, and puts into the finding what they say.
-func (p *path) trust(i int, rule quoteRule, s says, disagree bool, f *trace.Finding) float64 {
+func (p *path) trust(i int, rule quoteRule, s hopSays, f *trace.Finding) float64 {
 	same, clean := 0, 0
 	for j := i + 1; j < len(p.hops); j++ {
-		switch later, _ := p.at(j, rule); {
+		switch later := p.at(j, rule); {
 		case !later.known:
 		case later.value == "":
 			clean++
@@ -95,14 +104,14 @@ func (p *path) trust(i int, rule quoteRule, s says, disagree bool, f *trace.Find
 	// Labels end where their tunnel does.
 	gone := clean > 0 && rule.kind != trace.MPLS
 	switch {
-	case disagree:
+	case s.disagree:
 		f.Evidence = append(f.Evidence, "not all answers of this TTL say so")
 		return contradicts
 	case gone:
 		return contradicts
 	case s.weak:
 		return guessed
-	case same > 0 || len(p.hops[i].replies) > 1:
+	case same > 0 || s.agree > 1:
 		return seen
 	}
 	return seenOnce

@@ -13,6 +13,9 @@ const (
 	rttWindow = 2
 	rttLeast  = 3
 
+	// onWire is the payload of a segment on the wire, of which segmentation offload hands over many at once.
+	onWire = 1400
+
 	slots = int(Window/time.Second) + 1 // the second that has begun is one of its own
 )
 
@@ -37,7 +40,8 @@ type Side struct {
 	acked    uint32 // its newest acknowledgement
 	window   uint16
 	spoke    bool
-	progress time.Time // when its payload went on
+	acks     bool      // it has acknowledged something
+	progress time.Time // when its payload, or what is acknowledged of it, went on
 	hole     bool      // something below next is missing
 }
 
@@ -66,6 +70,7 @@ type Flow struct {
 type second struct {
 	at                                         uint32 // Unix time
 	in, out                                    uint32 // bytes: up to 34 Gbit/s
+	segments                                   uint32 // with payload, as they are on the wire
 	rtt                                        uint32 // the least, in microseconds
 	retransmits, dupAcks, zeroWindows, samples uint16
 }
@@ -99,6 +104,9 @@ func (f *Flow) Observe(s Segment) {
 		side, other = other, side
 	}
 	n := f.now(s.At)
+	if length := s.TCP.PayloadLen; length > 0 {
+		count(&n.segments, 1+uint64(length-1)/onWire)
+	}
 	if s.Retransmit {
 		side.Retransmits++
 		count(&n.retransmits, 1)
@@ -118,7 +126,7 @@ func (f *Flow) Observe(s Segment) {
 		count(&n.in, fresh)
 		f.lastIn = s.At
 	}
-	side.note(s.TCP)
+	side.note(&s, other)
 	if s.TCP.Flags&wire.ACK != 0 { // who has all of it misses nothing
 		other.hole = other.hole && wire.SeqLess(s.TCP.Ack, other.next)
 	}
@@ -169,15 +177,20 @@ func (d *Side) closes(t *wire.TCP) bool {
 	return t.Window == 0 && t.Flags&(wire.SYN|wire.RST) == 0 && (!d.spoke || d.window != 0)
 }
 
-// note keeps what the next segment is compared with.
-func (d *Side) note(t *wire.TCP) {
+// note keeps what the next segment is compared with. The highest acknowledgement is the newest,
+// also where a lower one was overtaken by it; that it rises is how the other end's payload goes on.
+func (d *Side) note(s *Segment, other *Side) {
+	t := s.TCP
 	if t.Flags&wire.RST != 0 {
 		return
 	}
-	d.spoke, d.window = true, t.Window
-	if t.Flags&wire.ACK != 0 {
-		d.acked = t.Ack
+	if t.Flags&wire.ACK != 0 && (!d.acks || wire.SeqLess(d.acked, t.Ack)) {
+		if d.acks {
+			other.progress = s.At
+		}
+		d.acked, d.acks = t.Ack, true
 	}
+	d.spoke, d.window = true, t.Window
 }
 
 // time takes round-trip times: from data that left to its acknowledgement, never of what was

@@ -119,6 +119,42 @@ func TestStall(t *testing.T) {
 	}
 }
 
+// An acknowledgement that another overtook takes nothing back, and acknowledgements that rise are
+// how a queue drains: neither is a stall.
+func TestNoStall(t *testing.T) {
+	p := newPlay()
+	p.show(0, true, seg{seq: 1, ack: 1, data: 100, window: 9})
+	p.show(0, true, seg{seq: 101, ack: 1, data: 100, window: 9})
+	p.show(20, false, seg{seq: 1, ack: 201, window: 9})
+	p.show(21, false, seg{seq: 1, ack: 101, window: 9})
+	if s := p.State(p.at(9000)); s.Stalled != 0 {
+		t.Errorf("overtaken: stalled for %v", s.Stalled)
+	}
+	p.show(9000, true, seg{seq: 201, ack: 1, data: 10_000, window: 9})
+	for i := range 100 {
+		p.show(9100+20*i, false, seg{seq: 1, ack: uint32(201 + 100*i), window: 9})
+	}
+	if s := p.State(p.at(11_080)); s.Stalled != 0 {
+		t.Errorf("drains: stalled for %v", s.Stalled)
+	}
+	if s := p.State(p.at(12_080)); s.Stalled != 1000 {
+		t.Errorf("and then: stalled for %v", s.Stalled)
+	}
+}
+
+// Segments are counted as they are on the wire, retransmissions included.
+func TestSegments(t *testing.T) {
+	p := newPlay()
+	p.show(0, true, seg{seq: 1, ack: 1, window: 9})
+	p.show(0, true, seg{seq: 1, ack: 1, data: 1400, window: 9})
+	p.show(1, true, seg{seq: 1401, ack: 1, data: 64_000, window: 9}) // handed over as one
+	p.show(2, true, seg{seq: 1, ack: 1, data: 1400, window: 9, retransmit: true})
+	p.show(3, false, seg{seq: 1, ack: 1, data: 1, window: 9})
+	if s := p.State(p.at(1000)); s.Segments != 1+46+1+1 || s.Retransmits != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
 // A gap in what the peer sent is one until this end has all of it, whatever comes behind.
 func TestStallOfAGap(t *testing.T) {
 	p := newPlay()
@@ -127,7 +163,7 @@ func TestStallOfAGap(t *testing.T) {
 	for _, seq := range []uint32{1, 201, 301} { // 101 is lost
 		p.show(100, false, seg{seq: seq, ack: 1, data: 100, window: 9})
 	}
-	p.show(101, true, seg{seq: 1, ack: 101, window: 9})
+	p.show(100, true, seg{seq: 1, ack: 101, window: 9})
 	p.show(200, false, seg{seq: 301, ack: 1, data: 100, window: 9, retransmit: true}) // fills nothing
 	if s := p.State(p.at(3100)); s.Stalled != 3000 {
 		t.Errorf("stalled for %v", s.Stalled)

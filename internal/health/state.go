@@ -10,6 +10,7 @@ import (
 // are in milliseconds, counters those of the last ten seconds of both directions.
 type State struct {
 	Retransmits int     `expr:"retransmits"`
+	Segments    int     `expr:"segments"` // with payload, retransmissions included
 	DupAcks     int     `expr:"dup_acks"`
 	ZeroWindows int     `expr:"zero_windows"`
 	RTT         float64 `expr:"rtt_ms"`      // the least of the last two seconds; 0: too few samples
@@ -34,6 +35,7 @@ func (f *Flow) State(at time.Time) State {
 			continue
 		}
 		s.Retransmits += int(n.retransmits)
+		s.Segments += int(n.segments)
 		s.DupAcks += int(n.dupAcks)
 		s.ZeroWindows += int(n.zeroWindows)
 		in, out = in+uint64(n.in), out+uint64(n.out)

@@ -139,13 +139,23 @@ func (c count) like(p float64) float64 { return c.lost*math.Log(p) + (c.n-c.lost
 // rate is the share that was lost, as far as it is called loss.
 func (c count) rate() float64 { return min(max(c.lost/max(c.n, 1), realLoss), 0.95) }
 
+// Own is what the flow itself lost of late: without any retransmission no packets of it are
+// lost, whatever becomes of probes.
+type Own struct{ Retransmits, Segments int }
+
+// bears reports whether the flow loses about as much as probes of which a share is unanswered:
+// half of that each way. A quarter of it is asked for, since a retransmission may stand for
+// several losses.
+func (o Own) bears(unanswered float64) bool {
+	return float64(o.Retransmits) >= unanswered/8*float64(o.Segments)
+}
+
 // Loss tells where loss begins, or which router limits its ICMP errors; nil: nothing can be
-// said. Retransmits are the flow's own, of about the same time: without them no packets of the
-// flow are lost, whatever becomes of probes.
-func Loss(now time.Time, hops []Hop, retransmits int) *Statement {
+// said. What the flow lost is of about the same time.
+func Loss(now time.Time, hops []Hop, own Own) *Statement {
 	counts := make([]count, len(hops))
 	for i, h := range hops {
-		n, lost := h.Series.lost(now)
+		n, lost := h.Series.Counts(now)
 		if n < leastProbes {
 			return nil
 		}
@@ -177,7 +187,7 @@ func Loss(now time.Time, hops []Hop, retransmits int) *Statement {
 		limits = false
 		likes[1+last+1+last] = math.Inf(-1)
 	}
-	if limits == (retransmits >= leastRetransmits) {
+	if limits == (own.Retransmits >= leastRetransmits) || !limits && !own.bears(sumOf(counts[k:]).rate()) {
 		return nil
 	}
 	sum := 0.0
@@ -212,7 +222,10 @@ func Suspects(now time.Time, hops []Hop) (ttls []int) {
 	counts := make([]count, len(hops))
 	none := 0.0
 	for i, h := range hops {
-		n, lost := h.Series.lost(now)
+		n, lost := h.Series.Counts(now)
+		if n <= leastProbes {
+			return nil // all need so many before anything can be said
+		}
 		counts[i] = count{float64(n), float64(lost)}
 		none += counts[i].like(cleanLoss)
 	}

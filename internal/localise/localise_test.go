@@ -53,7 +53,7 @@ func (m *model) ask(h Hop, more func(ttl int) time.Duration, loss func(ttl int) 
 
 // minute asks for a minute as a sweep does, two of three times where Suspects says, and
 // returns the first statement.
-func (m *model) minute(retransmits int, loss func(ttl int) float64) *Statement {
+func (m *model) minute(own Own, loss func(ttl int) float64) *Statement {
 	var near []int
 	next := 0
 	for i := range 120 {
@@ -65,7 +65,7 @@ func (m *model) minute(retransmits int, loss func(ttl int) float64) *Statement {
 		}
 		if m.ask(h, nil, loss); i%len(m.hops) == 0 {
 			near = Suspects(m.now, m.hops)
-			if s := Loss(m.now, m.hops, retransmits); s != nil {
+			if s := Loss(m.now, m.hops, own); s != nil {
 				return s
 			}
 		}
@@ -170,7 +170,7 @@ func TestLoss(t *testing.T) {
 		m := newModel(seed, 7)
 		k := 1 + int(seed%7)
 		m.rounds(30, nil, nil)
-		s := m.minute(3, beyond(k, 0.36)) // 20 % each way
+		s := m.minute(lossy, beyond(k, 0.36)) // 20 % each way
 		if s == nil {
 			continue
 		}
@@ -194,7 +194,7 @@ func TestLimited(t *testing.T) {
 		k := 1 + int(seed%7)
 		for range minuteRounds {
 			m.rounds(1, nil, only(k, 0.5))
-			s := Loss(m.now, m.hops, 0)
+			s := Loss(m.now, m.hops, Own{})
 			if s == nil {
 				continue
 			}
@@ -211,16 +211,43 @@ func TestLimited(t *testing.T) {
 	t.Logf("%d of %d stated", stated, runs)
 }
 
+// lossy is a flow that loses a fifth each way, good one that loses a segment now and then.
+var lossy, good = Own{Retransmits: 3, Segments: 15}, Own{Retransmits: 3, Segments: 1000}
+
 // A router that limits its answers is not taken for a place of loss when the flow loses
-// elsewhere.
+// elsewhere; nor are the last ones, behind which nobody answers, when the flow loses far less.
 func TestLimitedBesideLoss(t *testing.T) {
 	for seed := range uint64(1000) {
 		m := newModel(seed, 7)
 		m.rounds(30, nil, nil)
-		if s := m.minute(3, only(1+int(seed%6), 0.5)); s != nil {
+		if s := m.minute(lossy, only(1+int(seed%6), 0.5)); s != nil {
 			t.Errorf("seed %d: %+v", seed, s)
 		}
+		m = newModel(seed, 7)
+		m.rounds(30, nil, nil)
+		if s := m.minute(good, beyond(6+int(seed%2), 0.5)); s != nil {
+			t.Errorf("seed %d, the last: %+v", seed, s)
+		}
 	}
+}
+
+// On long paths, too, what is asked where loss is likely leaves enough for all hops.
+func TestLossOnALongPath(t *testing.T) {
+	stated := 0
+	for seed := range uint64(200) {
+		m := newModel(seed, 14)
+		k := 2 + int(seed%12)
+		m.rounds(30, nil, nil)
+		if s := m.minute(lossy, beyond(k, 0.36)); s != nil {
+			if stated++; s.TTL != k {
+				t.Errorf("seed %d, hop %d: %+v", seed, k, s)
+			}
+		}
+	}
+	if stated < 60 {
+		t.Errorf("%d of 200 stated", stated)
+	}
+	t.Logf("%d of 200 stated", stated)
 }
 
 // Nothing is stated of a path on which little is lost everywhere, nor of loss that the flow
@@ -230,12 +257,12 @@ func TestNoLoss(t *testing.T) {
 		m := newModel(seed, 7)
 		for range 60 {
 			m.rounds(1, nil, beyond(1, 0.01))
-			if s := Loss(m.now, m.hops, 3); s != nil {
+			if s := Loss(m.now, m.hops, lossy); s != nil {
 				t.Errorf("seed %d: %+v", seed, s)
 			}
 		}
 		m.rounds(minuteRounds, nil, beyond(3, 0.5))
-		if s := Loss(m.now, m.hops, 0); s != nil {
+		if s := Loss(m.now, m.hops, Own{}); s != nil {
 			t.Errorf("seed %d, without the flow: %+v", seed, s)
 		}
 	}
@@ -252,10 +279,10 @@ func TestSeries(t *testing.T) {
 		t.Errorf("%v", all)
 	}
 	s.Add(now.Add(time.Minute), Lost)
-	if n, lost := s.lost(now.Add(90 * time.Second)); n != 1 || lost != 1 {
+	if n, lost := s.Counts(now.Add(90 * time.Second)); n != 1 || lost != 1 {
 		t.Errorf("%d of %d", lost, n)
 	}
-	if n, lost := s.lost(now.Add(time.Minute)); n != kept || lost != 1 {
+	if n, lost := s.Counts(now.Add(time.Minute)); n != kept || lost != 1 {
 		t.Errorf("%d of %d", lost, n)
 	}
 	before, present := s.split()

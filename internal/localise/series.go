@@ -66,8 +66,8 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 	return sorted[int(q*float64(len(sorted)-1)+0.5)]
 }
 
-// lost counts the probes of the last minute, and those that were not answered.
-func (s *Series) lost(now time.Time) (n, lost int) {
+// Counts counts the probes of the last minute, and those that were not answered.
+func (s *Series) Counts(now time.Time) (n, lost int) {
 	for i := range s.n {
 		if now.Sub(s.sent[i]) > lossWindow {
 			continue

@@ -117,6 +117,9 @@ func (j *Jury) Hear(r Reply, outstanding []*Sent) (believed []Pair) {
 	return j.verdict()
 }
 
+// Decided reports whether a shift is believed in: further quotes that bear it are.
+func (j *Jury) Decided() bool { return j.accepted != nil }
+
 // Guessing reports whether quotes come so fast that somebody is guessing: what was
 // just heard will never be believed.
 func (j *Jury) Guessing() bool { return j.count > doubtsPerSec }

@@ -50,7 +50,9 @@ func (t *Tracer) loop() {
 			wake = longAgo // what they began is due now
 		}
 		t.tellScales()
-		t.tellHearings(now)
+		if t.tellHearings(now) {
+			wake = longAgo
+		}
 		if t.tellPlaces(now) {
 			wake = longAgo
 		}

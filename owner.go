@@ -82,8 +82,9 @@ func (t *Tracer) tellScales() {
 
 // tellHearings answers what UDP flows' sockets hear of ICMP errors. One that cannot be
 // asked might hear all: a forwarded flow's, or one in another network namespace.
-func (t *Tracer) tellHearings(now time.Time) {
+func (t *Tracer) tellHearings(now time.Time) (any bool) {
 	for _, q := range t.engine.Hearings() {
+		any = true
 		what := engine.HearsErrors
 		if deaf, ok := t.source.(interface{ Deaf() bool }); ok && deaf.Deaf() {
 			what = engine.HearsNothing
@@ -102,6 +103,7 @@ func (t *Tracer) tellHearings(now time.Time) {
 		}
 		t.engine.Hears(now, q.Key, what)
 	}
+	return any
 }
 
 // tellPlaces answers who the ends of flows are that this host may only forward. It reports

@@ -45,8 +45,9 @@ func (e *Engine) destinationReply(p *capture.Packet, r *run) {
 		e.noteAcknowledgement(r, nil, p.Time)
 		r.reach.Overshot(top)
 		if r.dest != nil && top < r.dest.TTL {
-			r.dest, r.near.distance = nil, 0 // it is nearer than was proven
+			r.dest = nil // it is nearer than was proven
 		}
+		e.disprove(r, top)
 		r.plan.SetBoundary(r.overshot(top) + 1)
 		r.fence = r.reach.Lowest()
 		e.schedule(r, p.Time)
@@ -55,6 +56,17 @@ func (e *Engine) destinationReply(p *capture.Packet, r *run) {
 		r.mixed = true // a TTL that expired on the way before now reaches
 	default:
 		e.harmed(p.Time, r, harmDupAck)
+	}
+}
+
+// disprove forgets a distance that is known of the destination, if that answered a probe of a
+// lower TTL: until it is proven anew no other flow's fence rests on it.
+func (e *Engine) disprove(r *run, ttl int) {
+	if r.near.distance > ttl {
+		r.near.distance = 0
+	}
+	if dst := r.flow.Key.Dst.Addr(); e.distances[dst].ttl > ttl {
+		delete(e.distances, dst)
 	}
 }
 

@@ -99,7 +99,11 @@ func TestADistanceThatIsTooLarge(t *testing.T) {
 	}
 	r.now = r.now.Add(rtt)
 	before, n := len(r.probes), r.reaching(truly)
+	r.e.distances[r.peer.Addr()] = knownDistance{7, r.now} // as a flow before had it
 	r.in(segment{flags: wire.ACK})
+	if d := r.e.distances[r.peer.Addr()].ttl; d > 6 {
+		t.Errorf("a UDP flow's fence would rest on a distance of %d", d)
+	}
 	var at []time.Time
 	for end := r.now.Add(8 * time.Second); r.now.Before(end); n = r.reaching(truly) {
 		r.after(10 * time.Millisecond)
@@ -149,6 +153,25 @@ func TestNeverProbed(t *testing.T) {
 		}
 		if n := r.e.Stats(r.now).Probes.Refused; n != 1 {
 			t.Errorf("%s: %d counted as refused", name, n)
+		}
+	}
+}
+
+// A probe that could not be sent did no harm, whatever happens then.
+func TestWhatDidNotLeaveDoesNoHarm(t *testing.T) {
+	for name, fails := range map[string]bool{"sent": false, "not sent": true} {
+		r := newRig(t, false, 3)
+		r.fails = func(p wire.TCPProbe) bool { return fails && p.TTL >= 3 }
+		r.handshake()
+		r.exchange()
+		for r.e.runs[0].reachedBefore.IsZero() && r.e.runs[0].near.reachedAt.IsZero() && r.e.stats.Probes.Failed == 0 {
+			r.after(10 * time.Millisecond)
+			r.routers(3)
+		}
+		r.now = r.now.Add(rtt)
+		r.out(segment{flags: wire.ACK | wire.PSH, data: 100, seq: r.seq - 100}) // again
+		if got := r.e.runs[0].impact.Aborted; got == fails {
+			t.Errorf("%s: aborted %v", name, got)
 		}
 	}
 }

@@ -60,7 +60,9 @@ func (e *Engine) reaching(now time.Time, r *run, granted *probe.Bucket) time.Tim
 		e.ask(r, ttl, bucket, place)
 		return e.later(now)
 	}
+	reachedBefore, lastBefore := r.near.reachedAt, r.lastReachAt
 	if e.send(now, r, ttl, bucket, place, true) {
+		r.reachedBefore, r.lastReachBefore = reachedBefore, lastBefore
 		// The spread keeps probes from meeting an application's own rhythm each time.
 		r.lastReachAt, r.crossed, r.spent = now, false, now.Before(r.answerable())
 		r.near.reachedAt = now

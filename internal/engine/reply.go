@@ -283,6 +283,7 @@ func (e *Engine) unreachable(t *run, s *probe.Sent, r probe.Reply) {
 		if t.dest != nil && t.dest.TTL <= s.TTL {
 			return // a nearer probe came there, too
 		}
+		e.disprove(t, s.TTL)
 		t.dest = &trace.Destination{TTL: s.TTL, RTT: max(r.At.Sub(s.At), 0), By: trace.DestinationByICMP}
 		t.plan.SetBoundary(s.TTL)
 		return

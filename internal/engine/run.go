@@ -60,20 +60,23 @@ type run struct {
 	noisy       bool      // a hit came while the flow was busy
 	retransAt   time.Time
 	lastReachAt time.Time // in this trace
-	near        *near
-	turn        *keyed // what the trace stands for, if not its flow alone
-	hearing     Hearing
-	crossed     bool      // the flow carried data while an attempt was open
-	changed     bool      // it was said that the path is another than before
-	said        *path     // what the leg had seen by then; nil: nothing was said early
-	way         probe.Way // on which the leg began
-	left        int       // TTLs that are left out, since others saw what is there
-	looks       bool      // it leaves none out
-	disputes    uint64    // as far as was looked at
-	spent       bool      // a keepalive may have taken the answer to the open attempt
-	tooSoon     bool      // an answer to an attempt came too soon to be believed
-	impact      trace.Impact
-	exchanges   []trace.Exchange // room for those of replies to come
+	// The same, and near.reachedAt, as they were before the newest reaching probe, should it not leave.
+	lastReachBefore, reachedBefore time.Time
+	near                           *near
+	turn                           *keyed // what the trace stands for, if not its flow alone
+	hearing                        Hearing
+	crossed                        bool      // the flow carried data while an attempt was open
+	changed                        bool      // it was said that the path is another than before
+	unverified                     bool      // what a sweep saw is still to be asked first, when probes may leave
+	said                           *path     // what the leg had seen by then; nil: nothing was said early
+	way                            probe.Way // on which the leg began
+	left                           int       // TTLs that are left out, since others saw what is there
+	looks                          bool      // it leaves none out
+	disputes                       uint64    // as far as was looked at
+	spent                          bool      // a keepalive may have taken the answer to the open attempt
+	tooSoon                        bool      // an answer to an attempt came too soon to be believed
+	impact                         trace.Impact
+	exchanges                      []trace.Exchange // room for those of replies to come
 
 	fence       int // if fenced: the highest TTL that may be probed
 	answeredTTL int // if fenced: the highest that was answered
@@ -165,7 +168,7 @@ func (e *Engine) begin(now time.Time, f *flow.Flow, a *attachment) {
 	e.stats.Traces.Started++
 	heap.Push(&e.runs, r)
 	e.runsTo[f.Key.Dst] = append(e.runsTo[f.Key.Dst], r)
-	e.verify(now, r)
+	r.unverified = true
 }
 
 // resetLeg forgets the path found so far.
@@ -252,6 +255,10 @@ func (r *run) inSync(at time.Time, outgoing bool) {
 
 // work does what is due in one trace and sets when it is looked at next.
 func (e *Engine) work(now time.Time, r *run) {
+	if r.unverified {
+		r.unverified = false
+		e.verify(now, r)
+	}
 	e.timeouts(now, r)
 	e.stillShared(now, r)
 	if stop, over := e.over(now, r); over {

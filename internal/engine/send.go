@@ -215,6 +215,8 @@ func (e *Engine) Failed(now time.Time, p Probe, why Failure) {
 	if s.Reaching {
 		r.reach.Void()
 		r.reach.Miss(true)
+		// Nothing left that could do harm. (When the next may go the search itself keeps.)
+		r.near.reachedAt, r.lastReachAt = r.reachedBefore, r.lastReachBefore
 	}
 	for i, o := range r.open {
 		if o == s {

@@ -93,6 +93,48 @@ func TestRetraceSwitchedOff(t *testing.T) {
 	}
 }
 
+// What a trace asks first it asks when probes may leave, also where what begins it comes between
+// two steps, as the answer about a UDP flow's socket does.
+func TestVerifyLeaves(t *testing.T) {
+	r := sweptRig(t)
+	at := attached(r.flow())
+	r.w.Retrace = time.Hour
+	r.now = r.now.Add(20 * time.Second)
+	r.exchange()
+	at.path.doubtTTL, at.path.doubt = 2, waypoint{addrs: []netip.Addr{netip.MustParseAddr("192.0.2.99")}}
+	if r.e.consider(r.now, r.flow()); len(r.e.runs) != 1 {
+		t.Fatal("no trace began")
+	}
+	before := len(r.probes)
+	if sent := int(r.e.stats.Probes.Sent); sent != before {
+		t.Errorf("%d probes are counted, %d left", sent, before)
+	}
+	r.after(50 * time.Millisecond)
+	asked := 0
+	for _, p := range r.probes[before:] {
+		if p.TTL == 2 {
+			asked++
+		}
+	}
+	if sent := int(r.e.stats.Probes.Sent); asked < verifications || sent != len(r.probes) {
+		t.Errorf("%d probes with TTL 2 left, %d of all, %d are counted", asked, len(r.probes), sent)
+	}
+}
+
+// A flow that was silent before it was traced, and leaves the table meanwhile: the trace ends no
+// sooner than it began.
+func TestEndsAfterItsBegin(t *testing.T) {
+	r := sweptRig(t)
+	r.now = r.now.Add(9 * time.Minute)
+	if r.e.consider(r.now, r.flow()); len(r.e.runs) != 1 {
+		t.Fatal("no trace began")
+	}
+	r.e.removed(r.flow())
+	if tr := r.traces(); len(tr) != 1 || tr[0].End.Before(tr[0].Start) {
+		t.Errorf("%+v", tr)
+	}
+}
+
 // A flow that leaves the table while it is traced is not followed.
 func TestRemovedWhileTraced(t *testing.T) {
 	r := newRig(t, false, 4)

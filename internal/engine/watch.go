@@ -191,7 +191,11 @@ func (e *Engine) removed(f *flow.Flow) {
 		if a.run.closed() {
 			stop = trace.StopFlowClosed
 		}
-		e.finish(f.LastSeen(), a.run, stop)
+		end := f.LastSeen()
+		if end.Before(a.run.progressAt) { // the flow was silent while it was traced
+			end = a.run.progressAt
+		}
+		e.finish(end, a.run, stop)
 	}
 	e.endSweep(a) // also what began with that trace's end
 	e.showEnds(f)

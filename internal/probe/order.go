@@ -102,7 +102,7 @@ const (
 	checksEach   = 2
 )
 
-// nextCheck returns the TTL whose answer has to be confirmed.
+// nextCheck returns the TTL whose answer has to be confirmed: of those that may be asked.
 func (p *Plan) nextCheck() (ttl int, at time.Time, ok bool) {
 	var newest time.Duration
 	for t := p.params.FirstTTL; t <= p.last(); t++ {
@@ -112,7 +112,7 @@ func (p *Plan) nextCheck() (ttl int, at time.Time, ok bool) {
 		}
 		newest = max(newest, s.firstSeen)
 	}
-	for t := p.params.FirstTTL; t <= p.last(); t++ {
+	for t := p.params.FirstTTL; t <= p.top(); t++ {
 		s := p.slot(t)
 		if s.answered == 0 || s.unsure || s.queued || s.checking || s.fresh(newest) {
 			continue

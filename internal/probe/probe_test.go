@@ -157,6 +157,21 @@ func TestHopsSeenApartAreAskedAgain(t *testing.T) {
 	}
 }
 
+// What answered where nothing may be asked any more, a firewall say that refuses a reaching probe,
+// cannot be confirmed, and nobody waits for that.
+func TestNoCheckBeyondTheBoundary(t *testing.T) {
+	p := NewPlan(Defaults(), start, 4, 0)
+	p.SentReaching(5, at(0))
+	p.Answered(5, at(0))
+	for ttl := 1; ttl <= 3; ttl++ {
+		p.Sent(ttl, at(500))
+		p.Answered(ttl, at(500))
+	}
+	if ttl, _, ok := p.Next(); ok || !p.Finished() {
+		t.Errorf("TTL %d is asked again, finished %v", ttl, p.Finished())
+	}
+}
+
 // A destination that proves farther step by step: each step is a discovery, and
 // each makes what was seen before it old. Checks that are answered are not used up.
 func TestEachDiscoveryIsChecked(t *testing.T) {

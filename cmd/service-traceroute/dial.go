@@ -102,7 +102,13 @@ func (t target) String() string { return net.JoinHostPort(t.host, t.port) }
 
 // parseTarget reads HOST, HOST:PORT or [ADDR]:PORT.
 func parseTarget(text, port string) (target, error) {
-	if a, err := netip.ParseAddr(strings.Trim(text, "[]")); err == nil {
+	literal := text
+	if inner, ok := strings.CutPrefix(text, "["); ok { // a zone may be anything, but what is behind the bracket
+		if literal, ok = strings.CutSuffix(inner, "]"); !ok || strings.Contains(literal, "]") {
+			literal = ""
+		}
+	}
+	if a, err := netip.ParseAddr(literal); err == nil {
 		return target{a.String(), port}, nil
 	}
 	if !strings.Contains(text, ":") {

@@ -88,3 +88,37 @@ func TestHurryInHandshake(t *testing.T) {
 		}
 	})
 }
+
+// TestParseTarget: a zone ends with the bracket, and the port is behind it.
+func TestParseTarget(t *testing.T) {
+	for text, want := range map[string]target{
+		"www.example.com":      {"www.example.com", "443"},
+		"www.example.com:8443": {"www.example.com", "8443"},
+		"192.0.2.1":            {"192.0.2.1", "443"},
+		"192.0.2.1:80":         {"192.0.2.1", "80"},
+		"2001:db8::7":          {"2001:db8::7", "443"},
+		"[2001:db8::7]":        {"2001:db8::7", "443"},
+		"[2001:db8::7]:80":     {"2001:db8::7", "80"},
+		"fe80::1%eth0":         {"fe80::1%eth0", "443"},
+		"[fe80::1%eth0]":       {"fe80::1%eth0", "443"},
+		"[fe80::1%eth0]:80":    {"fe80::1%eth0", "80"},
+		"[fe80::1%2]:http":     {"fe80::1%2", "http"},
+	} {
+		if got, err := parseTarget(text, "443"); got != want || err != nil {
+			t.Errorf("%q: %+v, %v, want %+v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{":443", "[fe80::1%eth0", "[fe80::1%eth0]x", "[::1]:nosuchport", "a:b:c"} {
+		if got, err := parseTarget(text, "443"); err == nil {
+			t.Errorf("%q is %+v", text, got)
+		}
+	}
+	if a, ok := zoned("fe80::1%eth0"); !ok || a.Zone() != "eth0" {
+		t.Errorf("%v, %v", a, ok)
+	}
+	for _, host := range []string{"2001:db8::7", "192.0.2.1", "www.example.com"} {
+		if a, ok := zoned(host); ok {
+			t.Errorf("%q has the zone of %v", host, a)
+		}
+	}
+}

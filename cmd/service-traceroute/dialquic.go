@@ -58,8 +58,8 @@ func (f *dialFlags) connectQUIC(ctx context.Context, to target, open openCarrier
 	if err != nil {
 		return nil, connectFailed(err)
 	}
-	if literal, err := netip.ParseAddr(to.host); err == nil && literal.Zone() != "" {
-		addrs = []netip.Addr{literal} // of which the resolver forgot the zone
+	if literal, ok := zoned(to.host); ok {
+		addrs = []netip.Addr{literal}
 	}
 	var first error
 	for i, addr := range addrs {
@@ -210,3 +210,9 @@ func (d *datagrams) SetReadDeadline(t time.Time) error { return d.conn.SetReadDe
 
 // SetWriteDeadline implements net.PacketConn.
 func (d *datagrams) SetWriteDeadline(t time.Time) error { return d.conn.SetWriteDeadline(t) }
+
+// zoned reads an address with a zone, which the resolver would forget.
+func zoned(host string) (netip.Addr, bool) {
+	a, err := netip.ParseAddr(host)
+	return a, err == nil && a.Zone() != ""
+}

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -203,6 +204,9 @@ func (d *sockDial) ladder(ctx context.Context) (l *ladder.Ladder, dst netip.Addr
 	if err != nil {
 		return nil, dst, err
 	}
+	if literal, ok := zoned(d.to.host); ok {
+		addrs = []netip.Addr{literal}
+	}
 	for _, a := range addrs {
 		dst = netip.AddrPortFrom(a.Unmap(), uint16(port))
 		if l, err = ladder.Open(dst); err == nil {
@@ -274,6 +278,11 @@ func keptBusy(conn *net.TCPConn) *net.TCPConn {
 // link-local address its zone tells.
 func leavesAt(k trace.FlowKey, zone string) string {
 	if zone != "" {
+		if n, err := strconv.Atoi(zone); err == nil {
+			if ifi, err := net.InterfaceByIndex(n); err == nil {
+				return ifi.Name
+			}
+		}
 		return zone
 	}
 	_, name, err := route.Interface(k)

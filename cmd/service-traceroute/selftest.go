@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -100,14 +101,10 @@ func (f *selftestFlags) run(ctx context.Context, pairsGiven bool, stdout, stderr
 	if err := lab.Enter(); err != nil {
 		return selftestFailed(err)
 	}
-	out, done := stdout, func() error { return nil }
-	if f.file != "" {
-		file, err := openPrivate(ctx, f.file, stderr)
-		if err != nil {
-			return err
+	if f.file != "" { // told now, not when the minute is over
+		if _, err := os.Stat(filepath.Dir(f.file)); err != nil {
+			return failed(fmt.Errorf("write the record: %w", err), "")
 		}
-		defer file.Close() // a second time, unless something went wrong
-		out, done = file, file.Close
 	}
 	rec, err := try(ctx, cfg, stderr)
 	switch {
@@ -115,6 +112,15 @@ func (f *selftestFlags) run(ctx context.Context, pairsGiven bool, stdout, stderr
 		return failed(errors.New("interrupted; the network is taken down"), "")
 	case err != nil:
 		return selftestFailed(err)
+	}
+	out, done := stdout, func() error { return nil }
+	if f.file != "" { // a record that is there stays until there is another
+		file, err := openPrivate(ctx, f.file, stderr)
+		if err != nil {
+			return err
+		}
+		defer file.Close() // a second time, unless something went wrong
+		out, done = file, file.Close
 	}
 	if err := errors.Join(rec.WriteJSON(out), done()); err != nil {
 		return failed(fmt.Errorf("write the record: %w", err), "")

@@ -198,7 +198,7 @@ func (l *Ladder) outcome(fd, ttl int, sent time.Time) (a Answer, connected, over
 		return a, false, false, fmt.Errorf("ladder: TCP_INFO: %w", err)
 	}
 	if info.State == unix.BPF_TCP_ESTABLISHED || info.State == unix.BPF_TCP_CLOSE_WAIT {
-		a.Kind, a.Addr, a.RTT = trace.TCPAck, l.dst.Addr(), took
+		a.Kind, a.Addr, a.RTT = trace.TCPAck, l.dst.Addr().WithZone(""), took
 		if rtt := time.Duration(info.Rtt) * time.Microsecond; rtt > 0 && rtt < took {
 			a.RTT = rtt // the kernel's sample of the handshake
 		}
@@ -208,6 +208,9 @@ func (l *Ladder) outcome(fd, ttl int, sent time.Time) (a Answer, connected, over
 	// the quoted sequence number is its SYN's.
 	var quoted [512]byte
 	if e, _, ok := errqueue.Read(fd, quoted[:]); ok && ttl != 0 {
+		if e.From == l.src.Addr().WithZone("") {
+			return a, false, true, nil // this host's own word (no neighbour answers, say): nobody on the path said anything
+		}
 		a.Kind, a.Addr, a.ReplyTTL, a.RTT = kinds[e.Kind], e.From, e.TTL, took
 		if rtt := e.At.Sub(sent); !e.At.IsZero() && rtt > 0 && rtt < took {
 			a.RTT = rtt // both of the wall clock, which may have been set meanwhile
@@ -223,7 +226,7 @@ func (l *Ladder) outcome(fd, ttl int, sent time.Time) (a Answer, connected, over
 	case ttl == 0:
 		return a, false, true, l.failed(why)
 	case why == unix.ECONNREFUSED, why == unix.ECONNRESET: // the latter right after it accepted
-		a.Kind, a.Addr, a.RTT = trace.TCPRst, l.dst.Addr(), took
+		a.Kind, a.Addr, a.RTT = trace.TCPRst, l.dst.Addr().WithZone(""), took
 	}
 	return a, false, true, nil // else an error that nobody is named for: as silence
 }

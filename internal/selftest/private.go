@@ -34,7 +34,9 @@ func nameless(text string, names ...string) string {
 			continue
 		}
 		whole := regexp.MustCompile(`(?i)(^|[^\pL\pN])` + regexp.QuoteMeta(name) + `($|[^\pL\pN])`)
-		text = whole.ReplaceAllString(text, "${1}NAME${2}")
+		for range 2 { // one that follows another at once has no start of its own the first time
+			text = whole.ReplaceAllString(text, "${1}NAME${2}")
+		}
 	}
 	return text
 }

@@ -161,6 +161,9 @@ func TestPublic(t *testing.T) {
 	if got := public(strings.Repeat("x", 297)+" alice", "alice"); strings.Contains(got, "al") {
 		t.Errorf("half a name is left: %q", got[290:])
 	}
+	if got := nameless("6.18.4-alice-alice-alice alice", "alice"); strings.Contains(got, "alice") {
+		t.Errorf("%q", got)
+	}
 	if got := nameless("6.18.4-alicebox-alice", "alice", ""); got != "6.18.4-alicebox-NAME" {
 		t.Errorf("%q", got)
 	}

@@ -49,15 +49,17 @@ func systemName(os string) string {
 }
 
 // summary is one line about a pair: its twins side by side, those of its last try that
-// can be compared.
+// can be compared, of one in which nothing was worse if there is one.
 func (p *Pair) summary() string {
 	if len(p.Tries) == 0 {
 		return "not run"
 	}
 	t := &p.Tries[len(p.Tries)-1]
-	for i := range p.Tries {
-		if p.Tries[i].comparable(p.Traffic) {
-			t = &p.Tries[i]
+	for _, well := range []bool{false, true} {
+		for i := range p.Tries {
+			if try := &p.Tries[i]; try.comparable(p.Traffic) && (!well || len(try.worse(p.Traffic)) == 0) {
+				t = try
+			}
 		}
 	}
 	with, without := &t.Traced, &t.Untraced
@@ -82,6 +84,8 @@ func (p *Pair) summary() string {
 		parts = append(parts, why)
 	case t.same():
 		parts = append(parts, "no counter differs")
+	case len(Excess(with.Counters, without.Counters)) > 0:
+		parts = append(parts, "a harmful counter is higher, not the same one each time")
 	default:
 		parts = append(parts, "no harmful counter is higher")
 	}

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
+	"syscall"
 	"time"
 
 	"servicetraceroute/internal/lab"
@@ -128,7 +128,7 @@ func (s *suite) furnish(ctx context.Context) (err error) {
 	}
 	s.tcp, err = peer.ServeTCP(ctx, s.bench.Server, peer.TCPConfig{Port: tcpPort, Congestion: sys.Congestion})
 	switch {
-	case errors.Is(err, os.ErrNotExist), errors.Is(err, os.ErrPermission): // tcp(7), TCP_CONGESTION
+	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.EPERM): // tcp(7), TCP_CONGESTION; EACCES is bind's
 		return fmt.Errorf("congestion control %q: %w", sys.Congestion, ErrCongestion)
 	case err != nil:
 		return err
@@ -137,7 +137,7 @@ func (s *suite) furnish(ctx context.Context) (err error) {
 		return err
 	}
 	s.before, err = thingsAt(s.bench.Client)
-	s.rec.Compared = peer.Harm
+	s.rec.Compared = compared()
 	return err
 }
 

@@ -141,7 +141,11 @@ func (p *Pair) judge() (harm []string, why string) {
 			harm = append(harm, fmt.Sprintf("%s, in each of %d tries", what, n))
 		}
 	}
+	// Too few tells nothing: neither harm nor that there is none.
+	few := calm < triesToConfirm && slices.Contains(slices.Collect(maps.Values(times)), calm)
 	switch {
+	case len(harm) == 0 && few && calm > 0:
+		return nil, "worse in each of too few tries that could be compared: the machine was too busy"
 	case calm > 0:
 		return harm, ""
 	case probed == 0:

@@ -64,8 +64,9 @@ func TestVerdict(t *testing.T) {
 		"bytes lost, busy":                  {record(download, busy(with(func(t *Try) { t.Traced.Intact = false }))), Harm, "did not arrive"},
 		"bytes lost by both":                {record(download, with(func(t *Try) { t.Traced.Intact, t.Untraced.Intact = false, false })), NotTried, "0 of 1"},
 		"a counter once":                    {record(download, retransmits(1, 0), fine(), fine()), Harmless, ""},
-		"a counter in the only try":         {record(download, retransmits(1, 0)), Harmless, ""},
-		"a counter in the only tries":       {record(download, retransmits(1, 0), retransmits(1, 0)), Harmless, ""},
+		"a counter in the only try":         {record(download, retransmits(1, 0)), NotTried, "0 of 1"},
+		"a counter in the only tries":       {record(download, retransmits(1, 0), retransmits(1, 0)), NotTried, "0 of 1"},
+		"a counter in the only calm ones":   {record(download, busy(retransmits(1, 1)), retransmits(1, 0), busy(retransmits(1, 1)), retransmits(1, 0)), NotTried, "0 of 1"},
 		"a counter twice":                   {record(download, retransmits(1, 0), retransmits(1, 0), fine()), Harmless, ""},
 		"a counter in three of four":        {record(download, retransmits(1, 0), fine(), retransmits(1, 0), retransmits(1, 0)), Harmless, ""},
 		"a counter each time":               {record(download, retransmits(1, 0), retransmits(3, 0), retransmits(2, 1)), Harm, "IPv4 download: Tcp.RetransSegs is higher with tracing, in each of 3 tries"},
@@ -105,6 +106,23 @@ func TestVerdict(t *testing.T) {
 func changed(r *Record, change func(*Record)) *Record {
 	change(r)
 	return r
+}
+
+// The line about a pair shows a try in which nothing was worse, and never says so of another.
+func TestSummary(t *testing.T) {
+	higher := with(func(t *Try) { t.Traced.Counters["Tcp.OutRsts"] = 1 })
+	for name, c := range map[string]struct {
+		r    *Record
+		want string
+	}{
+		"one was well": {record(download, retransmits(1, 0), fine(), higher), "no counter differs; 3 tries"},
+		"none was":     {record(download, retransmits(1, 0), higher), "a harmful counter is higher, not the same one each time; 2 tries"},
+		"other twin":   {record(download, retransmits(0, 1)), "no harmful counter is higher"},
+	} {
+		if got := c.r.Pairs[0].summary(); !strings.HasSuffix(got, c.want) {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
 }
 
 // What a Tracer refused is said.

@@ -26,6 +26,7 @@ type hooks struct {
 	wanted   []string // empty: all
 	programs *ebpf.Collection
 	at       map[int][]link.Link
+	opened   bool // from here on an interface is better seen in part than not at all
 }
 
 // openHooks attaches the programs in the namespace of the calling thread.
@@ -48,6 +49,7 @@ func openHooks(wanted []string, programs *ebpf.Collection) (*hooks, error) {
 				return nil
 			}
 			err := h.attach()
+			h.opened = true
 			first <- err
 			if err == nil {
 				h.keep()
@@ -140,6 +142,9 @@ func (h *hooks) attachTo(i net.Interface) ([]link.Link, error) {
 	if i.Flags&net.FlagLoopback == 0 && len(i.HardwareAddr) != 6 {
 		kind = "bare" // no link header
 	}
+	if !h.opened && h.othersAt(i.Index, kind+"_egress") {
+		return nil, errOthers
+	}
 	in, err := link.AttachTCX(link.TCXOptions{
 		Interface: i.Index, Program: h.programs.Programs[kind+"_ingress"], Attach: ebpf.AttachTCXIngress, Anchor: link.Head(),
 	})
@@ -156,6 +161,32 @@ func (h *hooks) attachTo(i net.Interface) ([]link.Link, error) {
 		return nil, errors.Join(err, in.Close())
 	}
 	return []link.Link{in, out}, nil
+}
+
+// errOthers: the kernel asks no program at a hook after one that has decided what becomes of the
+// packet, and what leaves is to be seen as it is on the wire, behind all.
+var errOthers = errors.New("another program may decide about packets that leave before they are seen")
+
+// othersAt reports whether programs that are not such as ours are at an interface's egress. Where
+// that cannot be told, as without CAP_SYS_ADMIN, there are none.
+func (h *hooks) othersAt(index int, name string) bool {
+	all, err := link.QueryPrograms(link.QueryOptions{Target: index, Attach: ebpf.AttachTCXEgress})
+	if err != nil {
+		return false
+	}
+	own, err := h.programs.Programs[name].Info()
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(all.Programs, func(p link.AttachedProgram) bool {
+		other, err := ebpf.NewProgramFromID(p.ID)
+		if err != nil {
+			return false
+		}
+		defer other.Close()
+		info, err := other.Info()
+		return err == nil && info.Tag != own.Tag
+	})
 }
 
 func (h *hooks) detach() {

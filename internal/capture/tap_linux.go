@@ -87,7 +87,8 @@ type Tap struct {
 
 	followMu  sync.Mutex
 	followed  map[tapFlow]struct{}
-	following atomic.Int64 // how many those are
+	following atomic.Int64  // how many those are
+	forgotten atomic.Uint64 // how often the kernel's table forgot one of them
 	renewal   renewal
 }
 
@@ -432,7 +433,8 @@ func (t *Tap) LocalAddrs() ([]netip.Addr, error) {
 // Stats implements Source. A flow that was not taken in when it began counts as one packet
 // that was dropped.
 func (t *Tap) Stats() Stats {
-	dropped := atomic.LoadUint64(&t.lost.full)
+	// What a followed flow that the table forgot did not show is not known: one at least.
+	dropped := atomic.LoadUint64(&t.lost.full) + t.forgotten.Load()
 	return Stats{Seen: t.handedOut + dropped, Dropped: dropped}
 }
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -182,6 +183,83 @@ func TestTap(t *testing.T) {
 		}
 		if all, err := p.tap.LocalAddrs(); err != nil || len(all) < 2 {
 			t.Errorf("%v, %v", all, err)
+		}
+	}
+}
+
+// What the kernel's table forgot of flows that are followed may not have been shown: that counts
+// as lost, and they are shown again.
+func TestTapForgets(t *testing.T) {
+	p := newTapPair(t, capture.Config{})
+	p.connect("tcp", "10.9.0.2:443")
+	key := trace.FlowKey{Proto: trace.TCP, Src: p.client.LocalAddr().(*net.TCPAddr).AddrPort(), Dst: p.client.RemoteAddr().(*net.TCPAddr).AddrPort()}
+	p.flow()
+	p.tap.Follow(key, false)
+	if p.tap.RenewNow(); p.tap.Stats().Dropped != 0 {
+		t.Errorf("nothing was forgotten: %+v", p.tap.Stats())
+	}
+	if err := p.tap.Forget(key); err != nil {
+		t.Fatal(err)
+	}
+	if p.tap.RenewNow(); p.tap.Stats().Dropped != 1 {
+		t.Errorf("a flow was forgotten: %+v", p.tap.Stats())
+	}
+	p.flow()
+	for range 30 { // more than any flow shows
+		p.say(10)
+	}
+	if out, in := p.flow(); out < 30 || in < 30 {
+		t.Errorf("%d packets out, %d in", out, in)
+	}
+}
+
+// A Tap takes no place behind programs that may decide before it, except those of another Tap.
+func TestTapBesideOthers(t *testing.T) {
+	if !mayLoad(t) {
+		nstest.Skip(t, "needs CAP_BPF in the initial user namespace")
+	}
+	p := newTapPair(t, capture.Config{})
+	openTap(t, p.a, capture.Config{}) // a second one
+	p.b.Must(t, func() error {
+		other, err := capture.OpenNothingAt(ebpf.AttachTCXEgress)
+		if err != nil {
+			return err
+		}
+		defer other.Close()
+		tap, err := capture.OpenTap(capture.Config{})
+		if !errors.Is(err, capture.ErrOthers) {
+			t.Errorf("%v", err)
+		}
+		if err == nil {
+			tap.Close()
+		}
+		return nil
+	})
+	openTap(t, p.b, capture.Config{}) // the other one is gone
+}
+
+// What is addressed to another host is not shown, and takes no room.
+func TestTapForeign(t *testing.T) {
+	p := newTapPair(t, capture.Config{})
+	p.b.Must(t, func() error {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		link, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		segment := wire.TCPSegment{TCPProbe: wire.TCPProbe{
+			Src: netip.MustParseAddrPort("10.9.0.2:7"), Dst: netip.MustParseAddrPort("10.9.0.1:8"), TTL: 64, Flags: wire.SYN,
+		}}
+		frame := segment.AppendTo([]byte{2, 0, 0, 9, 9, 9, 2, 0, 0, 0, 9, 8, 8, 0})
+		return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link.Index})
+	})
+	for _, q := range seen(t, p.tap, 200*time.Millisecond) {
+		if q.Direction == capture.Foreign {
+			t.Errorf("%+v", q)
 		}
 	}
 }

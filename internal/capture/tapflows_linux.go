@@ -18,6 +18,7 @@ import (
 const (
 	tapQuiet  = 1 << 18
 	tapNoMore = 7
+	tapFirst  = 16
 )
 
 // tableSize is how many flows the kernel's table holds on a machine with that much memory. It
@@ -61,7 +62,8 @@ func (t *Tap) Follow(k trace.FlowKey, both bool) (since time.Time) {
 	var ns uint64
 	for _, f := range tapFlows(k, both) {
 		t.followed[f] = struct{}{}
-		ns = max(ns, t.mark(f, 1))
+		since, _ := t.mark(f, 1)
+		ns = max(ns, since)
 	}
 	t.following.Store(int64(len(t.followed)))
 	return t.start.Add(time.Duration(int64(ns) - t.startNS))
@@ -88,15 +90,16 @@ func (t *Tap) Ignore(k trace.FlowKey, both bool) {
 }
 
 // mark tells the kernel whether a flow is followed, and returns since when, by its clock, all
-// packets are shown.
-func (t *Tap) mark(f tapFlow, followed uint8) (since uint64) {
+// packets are shown, and whether the kernel knew the flow.
+func (t *Tap) mark(f tapFlow, followed uint8) (since uint64, known bool) {
 	flows := t.programs.Maps["flows"]
-	s := tapState{epoch: atomic.LoadUint32(&t.conf.epoch)}
-	known := flows.Lookup(unsafe.Pointer(&f), unsafe.Pointer(&s)) == nil
+	s := tapState{epoch: atomic.LoadUint32(&t.conf.epoch), left: tapFirst}
+	known = flows.Lookup(unsafe.Pointer(&f), unsafe.Pointer(&s)) == nil
 	if !known && followed == 0 {
-		return 0
+		return 0, false
 	}
-	begins := !known || s.since == 0
+	// Where few of the first packets are left the next one may be hidden between look and mark.
+	begins := !known || s.since == 0 || s.followed == 0 && s.left < tapFirst/4
 	s.followed = followed
 	tell := func() { _ = flows.Update(unsafe.Pointer(&f), unsafe.Pointer(&s), ebpf.UpdateAny) }
 	tell()
@@ -107,7 +110,7 @@ func (t *Tap) mark(f tapFlow, followed uint8) (since uint64) {
 		s.since = uint64(time.Since(t.start).Nanoseconds() + t.startNS)
 		tell()
 	}
-	return s.since
+	return s.since, known
 }
 
 // hash is that of bpf/tap.c.
@@ -146,7 +149,9 @@ func (t *Tap) renew() {
 	defer t.followMu.Unlock()
 	for ; r.done < due; r.done++ {
 		if f := r.flows[r.done]; t.follows(f) {
-			t.mark(f, 1)
+			if _, known := t.mark(f, 1); !known {
+				t.forgotten.Add(1) // packets of it may have been hidden since
+			}
 		}
 	}
 	if elapsed >= renewEach {

@@ -275,7 +275,7 @@ static __noinline int fresh(const struct flow *f, __u32 at, __u32 mark, int has)
 		return has == NOTHING ? HIDDEN : BRIEFLY;
 	}
 	s.lean = p->flows > LEAN_AFTER;
-	bpf_map_update_elem(&flows, f, &s, BPF_ANY);
+	bpf_map_update_elem(&flows, f, &s, BPF_NOEXIST); // user space may follow it by now
 	return BEGINS;
 }
 
@@ -356,7 +356,7 @@ static __always_inline int udp(struct packet *p, const struct ends *e, __u8 firs
 	// Also what is no Initial tells of one while a flow begins: ids, answers, checks of a new
 	// way. Later an Initial may begin one more connection of the flow.
 	int begins = s >= BEGINS && (first & 0x80 || p->len >= INITIAL);
-	int another = s == PASSES && p->len >= INITIAL && (first & 0xe0) == 0xc0;
+	int another = (s == PASSES || s == FOLLOWED) && p->len >= INITIAL && (first & 0xe0) == 0xc0;
 
 	p->brief = s == BRIEFLY;
 	if (conf.names && (begins || another))
@@ -396,6 +396,8 @@ static __always_inline int tap(struct __sk_buff *skb, __u8 egress, __u8 link)
 
 	if (skb->vlan_present || skb->len < link + 28)
 		return TCX_NEXT;
+	if (!egress && skb->pkt_type == PACKET_OTHERHOST)
+		return TCX_NEXT; // of other hosts, whose flows are to take no room; or a bridge shows it again
 	if (skb->protocol == bpf_htons(ETHERTYPE_IPV4)) {
 		if (!at_hand(&p, 28))
 			return TCX_NEXT;

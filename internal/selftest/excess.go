@@ -4,8 +4,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-
-	"servicetraceroute/internal/lab/peer"
 )
 
 // TailLoss begins the names of counters that a busy machine moves by itself: a probe
@@ -21,11 +19,6 @@ var byTailLoss = []string{"Tcp.RetransSegs", "TcpExt.TCPDSACKRecv"}
 // whenClosed are counters that the answer to a probe moves when it comes after its
 // socket has closed. Nobody pays for that.
 var whenClosed = []string{"Icmp.InErrors", "Icmp6.InErrors"}
-
-// compared names the counters that Excess compares.
-func compared() []string {
-	return slices.DeleteFunc(slices.Clone(peer.Harm), func(name string) bool { return slices.Contains(whenClosed, name) })
-}
 
 // Excess names the harm counters that are higher with tracing than without, in the
 // order of their names. Those that begin with [TailLoss] are not harm: what these

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -139,6 +140,11 @@ func (s *suite) furnish(ctx context.Context) (err error) {
 	s.before, err = thingsAt(s.bench.Client)
 	s.rec.Compared = compared()
 	return err
+}
+
+// compared names the counters that Excess compares.
+func compared() []string {
+	return slices.DeleteFunc(slices.Clone(peer.Harm), func(name string) bool { return slices.Contains(whenClosed, name) })
 }
 
 // pairs runs all of them, each until it is decided.

@@ -2,6 +2,7 @@ package capture
 
 import (
 	"net"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -58,6 +59,26 @@ func (t *Tap) Forget(k trace.FlowKey) error {
 	return t.programs.Maps["flows"].Delete(unsafe.Pointer(&f))
 }
 
+// Hushed reports whether a flow, or one with the same bits, is among those at hand.
+func (t *Tap) Hushed(k trace.FlowKey) bool {
+	f := tapFlows(k, false)[0]
+	h := f.hash()
+	four := atomic.LoadUint64(&t.hushed[h>>18%tapHushed])
+	for shift := 0; shift < 64; shift += 16 {
+		if four>>shift&0xffff == uint64(max(t.noMore(h)>>16, 1)) {
+			return true
+		}
+	}
+	return false
+}
+
+// Hush puts a flow there.
+func (t *Tap) Hush(k trace.FlowKey) {
+	f := tapFlows(k, false)[0]
+	h := f.hash()
+	atomic.StoreUint64(&t.hushed[h>>18%tapHushed], uint64(max(t.noMore(h)>>16, 1)))
+}
+
 // RenewNow marks all flows that are followed, as the reader does within some seconds.
 func (t *Tap) RenewNow() {
 	for range 2 {
@@ -74,3 +95,32 @@ func Filters(cfg Config) map[string][]bpf.Instruction {
 
 // Attach has the ring show what the filter lets pass.
 func (r *Ring) Attach(filter []bpf.Instruction) error { return r.attach(filter) }
+
+// Bind has the ring listen at another interface.
+func (r *Ring) Bind(name string) error {
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return err
+	}
+	return r.bind([]int{i.Index})
+}
+
+// Hook returns what attaches one of a Tap's programs to what comes in at an interface, instead of
+// where it was before; on the loopback interface to none.
+func (t *Tap) Hook(program string) func(name string) error {
+	var at link.Link
+	return func(name string) error {
+		if at != nil {
+			if err := at.Close(); err != nil {
+				return err
+			}
+			at = nil
+		}
+		i, err := net.InterfaceByName(name)
+		if err != nil || i.Flags&net.FlagLoopback != 0 {
+			return err
+		}
+		at, err = link.AttachTCX(link.TCXOptions{Interface: i.Index, Program: t.programs.Programs[program], Attach: ebpf.AttachTCXIngress})
+		return err
+	}
+}

@@ -82,6 +82,7 @@ type Tap struct {
 	conf      *tapConf
 	lost      *tapLost
 	quiet     *[tapQuiet]uint32
+	hushed    *[tapHushed]uint64 // four each
 	confMu    sync.Mutex
 	handedOut uint64
 
@@ -195,6 +196,7 @@ func (t *Tap) load() error {
 	t.conf = (*tapConf)(unsafe.Pointer(&shared[spec.Variables["conf"].Offset]))
 	t.lost = (*tapLost)(unsafe.Pointer(&shared[spec.Variables["lost"].Offset]))
 	t.quiet = (*[tapQuiet]uint32)(unsafe.Pointer(&shared[spec.Variables["quiet"].Offset]))
+	t.hushed = (*[tapHushed]uint64)(unsafe.Pointer(&shared[spec.Variables["hushed"].Offset]))
 	return nil
 }
 

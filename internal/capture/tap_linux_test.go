@@ -2,6 +2,7 @@ package capture_test
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -185,6 +186,110 @@ func TestTap(t *testing.T) {
 			t.Errorf("%v, %v", all, err)
 		}
 	}
+}
+
+// Flows of which nothing more is wanted are at hand to the programs; who follows one has it shown
+// at once, as does who uses its addresses and ports anew, and one that only looks like them is
+// hidden for some packets at most.
+func TestTapHushed(t *testing.T) {
+	for _, addr := range []string{"10.9.0.2:443", "[fd09::2]:443"} {
+		p := newTapPair(t, capture.Config{UDP: true})
+		p.connect("tcp", addr)
+		local, remote := p.client.LocalAddr().(*net.TCPAddr).AddrPort(), p.client.RemoteAddr().(*net.TCPAddr).AddrPort()
+		key := trace.FlowKey{Proto: trace.TCP, Src: local, Dst: remote}
+		for range 20 {
+			p.say(100)
+		}
+		p.flow()
+		for i := range 5 {
+			p.tap.Ignore(key, false)
+			for range 5 {
+				p.say(100)
+			}
+			if out, in := p.flow(); out+in != 0 || !p.tap.Hushed(key) {
+				t.Fatalf("round %d: %d packets out, %d in, at hand: %t", i, out, in, p.tap.Hushed(key))
+			}
+			p.tap.Follow(key, false)
+			for range 5 {
+				p.say(100)
+			}
+			if out, in := p.flow(); out < 5 || in < 5 || p.tap.Hushed(key) {
+				t.Fatalf("round %d, followed: %d packets out, %d in, at hand: %t", i, out, in, p.tap.Hushed(key))
+			}
+			p.tap.Unfollow(key, false)
+		}
+		for i := range 100 { // whatever the packets look like
+			p.say(1 + i)
+		}
+		if out, in := p.flow(); out+in != 0 {
+			t.Errorf("%d packets out, %d in", out, in)
+		}
+		p.abort()
+		if out, in := p.flow(); out+in == 0 {
+			t.Error("the end of the flow was not shown")
+		}
+		p.connectFrom("tcp", local, addr)
+		p.say(100)
+		if out, in := p.flow(); out < 3 || in < 2 || p.tap.Hushed(key) {
+			t.Errorf("the next connection: %d packets out, %d in", out, in)
+		}
+	}
+}
+
+// The place at hand has 16 bits of each flow.
+func TestTapHushedLookalike(t *testing.T) {
+	p := newTapPair(t, capture.Config{UDP: true})
+	p.connect("tcp", "10.9.0.2:443")
+	p.flow()
+	for _, addr := range []string{"10.9.0.2:9", "[fd09::2]:9"} {
+		var c net.Conn
+		p.a.Must(t, func() (err error) { c, err = net.Dial("udp", addr); return err })
+		defer c.Close()
+		key := trace.FlowKey{Proto: trace.UDP, Src: c.LocalAddr().(*net.UDPAddr).AddrPort(), Dst: c.RemoteAddr().(*net.UDPAddr).AddrPort()}
+		p.tap.Hush(key)
+		var shown, sent int
+		for ; shown == 0 && sent < 2000; sent++ {
+			if _, err := c.Write([]byte(fmt.Sprintf("a datagram of some length, %d", sent))); err != nil && !errors.Is(err, unix.ECONNREFUSED) {
+				t.Fatal(err)
+			}
+			if sent%100 == 99 {
+				for _, q := range seen(t, p.tap, 50*time.Millisecond) {
+					var ip wire.Packet
+					if ip.Decode(q.Data, q.Len) == nil && ip.Proto == wire.ProtoUDP {
+						shown++
+					}
+				}
+			}
+		}
+		if shown == 0 {
+			t.Errorf("%s: of %d datagrams %d were shown", addr, sent, shown)
+		}
+	}
+}
+
+// abort has the client end the connection with a reset.
+func (p *tapPair) abort() {
+	p.Helper()
+	if err := p.client.(*net.TCPConn).SetLinger(0); err != nil {
+		p.Fatal(err)
+	}
+	p.client.Close()
+	p.server.Close()
+}
+
+// connectFrom connects from a certain port.
+func (p *tapPair) connectFrom(network string, local netip.AddrPort, addr string) {
+	p.Helper()
+	var l net.Listener
+	p.b.Must(p.T, func() (err error) { l, err = net.Listen(network, addr); return err })
+	defer l.Close()
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(local)}
+	p.a.Must(p.T, func() (err error) { p.client, err = d.Dial(network, addr); return err })
+	var err error
+	if p.server, err = l.Accept(); err != nil {
+		p.Fatal(err)
+	}
+	p.Cleanup(func() { p.client.Close(); p.server.Close() })
 }
 
 // What the kernel's table forgot of flows that are followed may not have been shown: that counts

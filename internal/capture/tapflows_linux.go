@@ -18,6 +18,7 @@ import (
 const (
 	tapQuiet  = 1 << 18
 	tapNoMore = 7
+	tapHushed = 1 << 13
 	tapFirst  = 16
 )
 
@@ -84,8 +85,7 @@ func (t *Tap) Unfollow(k trace.FlowKey, both bool) {
 func (t *Tap) Ignore(k trace.FlowKey, both bool) {
 	for _, f := range tapFlows(k, both) {
 		h := f.hash()
-		mark := (uint32(h>>32) ^ atomic.LoadUint32(&t.conf.epoch)*0x9e3779b1) | tapNoMore
-		atomic.StoreUint32(&t.quiet[h%tapQuiet], mark)
+		atomic.StoreUint32(&t.quiet[h%tapQuiet], t.noMore(h))
 	}
 }
 
@@ -104,13 +104,37 @@ func (t *Tap) mark(f tapFlow, followed uint8) (since uint64, known bool) {
 	tell := func() { _ = flows.Update(unsafe.Pointer(&f), unsafe.Pointer(&s), ebpf.UpdateAny) }
 	tell()
 	if followed == 1 {
-		atomic.StoreUint32(&t.quiet[f.hash()%tapQuiet], 0)
+		t.speak(f.hash())
 	}
 	if begins && followed == 1 { // now, and not a moment before
 		s.since = uint64(time.Since(t.start).Nanoseconds() + t.startNS)
 		tell()
 	}
 	return s.since, known
+}
+
+// noMore marks a flow of which nothing more is wanted.
+func (t *Tap) noMore(hash uint64) uint32 {
+	return (uint32(hash>>32) ^ atomic.LoadUint32(&t.conf.epoch)*0x9e3779b1) | tapNoMore
+}
+
+// speak takes a flow from those of which nothing more is wanted: in this order, for the programs
+// look into quiet after they put it to the hushed.
+func (t *Tap) speak(hash uint64) {
+	atomic.StoreUint32(&t.quiet[hash%tapQuiet], 0)
+	tag := uint64(max(t.noMore(hash)>>16, 1))
+	for four := &t.hushed[hash>>18%tapHushed]; ; {
+		was := atomic.LoadUint64(four)
+		is := was
+		for shift := 0; shift < 64; shift += 16 {
+			if was>>shift&0xffff == tag {
+				is &^= 0xffff << shift
+			}
+		}
+		if is == was || atomic.CompareAndSwapUint64(four, was, is) {
+			return
+		}
+	}
 }
 
 // hash is that of bpf/tap.c.

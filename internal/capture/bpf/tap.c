@@ -120,6 +120,17 @@ static volatile __u64 woken; // when user space was, last
 #define BRIEF 1
 __u32 quiet[QUIET];
 
+// hushed holds the flows with NO_MORE once more, small enough to stay in a processor's caches:
+// where thousands of flows take turns a look into quiet misses them, and costs more than all the
+// rest. At each place are four, of each 16 bits of its mark. A flow that is not among them may
+// have the same bits, a few in 100,000 do; so one packet of 64 is looked up in quiet as well,
+// and what stands there counts. User space takes flows out, see Tap.mark.
+#define HUSHED (1 << 13)
+#define EACH 0x0001000100010001
+struct four {
+	__u16 tag[4];
+} hushed[HUSHED] __attribute__((aligned(8)));
+
 // record is what a packet is handed out as; its bytes, from the IP header on, follow.
 struct record {
 	__u64 ns;
@@ -231,6 +242,51 @@ static __noinline int silence(const struct flow *f, __u32 at, __u32 mark)
 	return 0;
 }
 
+#define MARK(h, epoch) (((__u32)((h) >> 32) ^ (epoch) * 0x9e3779b1) | NO_MORE)
+#define PLACE(h) ((h) >> 18 & (HUSHED - 1))
+#define TAG(mark) ((__u16)((mark) >> 16) ?: 1)
+
+// is_hushed looks for a flow among those at hand.
+static __always_inline int is_hushed(__u64 h, __u32 epoch)
+{
+	__u64 x = *(const volatile __u64 *)&hushed[PLACE(h)] ^ TAG(MARK(h, epoch)) * EACH;
+
+	return ((x - EACH) & ~x & EACH << 15) != 0; // one of the four is 0
+}
+
+// hush puts a flow of which nothing more is wanted to those at hand.
+static __noinline int hush(__u64 h, __u32 mark)
+{
+	volatile __u16 *tags = hushed[PLACE(h)].tag;
+	__u32 at = h & (QUIET - 1), chance = bpf_get_prandom_u32(), i;
+
+	for (i = 0; i < 4; i++)
+		if (!tags[i])
+			break;
+	if (i == 4) { // by flows that are over; or there are more than find a place, who shall not take turns all the time
+		if (chance & 7)
+			return 0;
+		i = chance >> 3 & 3;
+	}
+	tags[i] = TAG(mark);
+	// It may be followed by now: then its place in quiet was emptied before this one is.
+	if (__sync_val_compare_and_swap(&quiet[at], mark, mark) != mark)
+		tags[i] = 0;
+	return 0;
+}
+
+// unhush takes it from there.
+static __noinline int unhush(__u64 h, __u32 mark)
+{
+	volatile __u16 *tags = hushed[PLACE(h)].tag;
+	__u32 i;
+
+	for (i = 0; i < 4; i++)
+		if (tags[i] == TAG(mark))
+			tags[i] = 0;
+	return 0;
+}
+
 // standing tells of a packet whether its flow begins, is followed, or neither; of a brief flow,
 // whether it is the first one that is shown, or HIDDEN, also where it begins or ends it.
 enum standing { PASSES, FOLLOWED, BEGINS, BRIEFLY, HIDDEN };
@@ -283,14 +339,19 @@ static __always_inline enum standing standing(const struct ends *e, enum content
 {
 	__u32 epoch = conf.epoch;
 	__u64 h = hash(e);
-	__u32 at = h & (QUIET - 1), mark = (h >> 32 ^ epoch * 0x9e3779b1) | NO_MORE, was = quiet[at];
+	__u32 at = h & (QUIET - 1), mark = MARK(h, epoch), was = quiet[at];
+	int near = is_hushed(h, epoch);
 	struct flow f = {};
 	struct state *s;
 
+	if (near && (has == HAND || was != mark))
+		unhush(h, mark);
 	if ((was | STAGE) == mark) {
 		if (has == HAND) {
 			quiet[at] = 0;
 		} else if (was == mark) {
+			if (!near)
+				hush(h, mark);
 			return PASSES;
 		} else if (has == NOTHING || ((was & STAGE) > BRIEF && has != WORDS)) {
 			return HIDDEN;
@@ -386,6 +447,46 @@ static __always_inline int at_hand(const struct packet *p, __u32 n)
 	return p->len >= n && bpf_skb_pull_data(p->skb, p->at + n) == 0;
 }
 
+// aside draws one of 64 packets, by what differs from packet to packet: identification, or
+// sequence or acknowledgement number, or checksum of UDP.
+static __always_inline int aside(__u32 id, const __u8 *t)
+{
+	id += *(const __u16 *)(t + 6) + *(const __u16 *)(t + 10);
+	return id * 0x9e3779b1 < 1 << 26;
+}
+
+// glance reports of most packets that nothing is to be done about them: they neither begin nor
+// end anything, and their flows are hushed. All that it runs lies close together.
+static __always_inline int glance(struct __sk_buff *skb, __u8 egress, __u8 link)
+{
+	const __u8 *ip = START(skb) + link, *end = END(skb), *t;
+	struct ends e = {};
+
+	if (skb->protocol == bpf_htons(ETHERTYPE_IPV4)) {
+		t = ip + 20;
+		if (t + 20 > end || ip[0] != 0x45 || ((ip[6] & 0x3f) | ip[7]) != 0)
+			return 0;
+		e.proto = ip[9];
+		e.near = egress ? ip + 12 : ip + 16;
+		e.far = egress ? ip + 16 : ip + 12;
+	} else if (skb->protocol == bpf_htons(ETHERTYPE_IPV6)) {
+		t = ip + 40;
+		if (t + 20 > end || ip[0] >> 4 != 6)
+			return 0;
+		e.proto = ip[6];
+		e.v6 = 1;
+		e.near = egress ? ip + 8 : ip + 24;
+		e.far = egress ? ip + 24 : ip + 8;
+	} else {
+		return 0;
+	}
+	e.near_port = egress ? t : t + 2;
+	e.far_port = egress ? t + 2 : t;
+	if (e.proto == PROTO_TCP ? t[13] & (SYN | FIN | RST) : e.proto != PROTO_UDP || skb->len >= link + INITIAL)
+		return 0;
+	return is_hushed(hash(&e), conf.epoch) && !aside(e.v6 ? 0 : *(const __u16 *)(ip + 4), t);
+}
+
 static __always_inline int tap(struct __sk_buff *skb, __u8 egress, __u8 link)
 {
 	struct packet p = { skb, link, skb->len - link, egress, link };
@@ -475,16 +576,22 @@ static __always_inline int tap(struct __sk_buff *skb, __u8 egress, __u8 link)
 	return udp(&p, &e, t + 9 <= end ? t[8] : 0);
 }
 
+// Apart from glance, for the same reason.
+static __noinline int ether_in(struct __sk_buff *skb) { return tap(skb, 0, ETH_HLEN); }
+static __noinline int ether_out(struct __sk_buff *skb) { return tap(skb, 1, ETH_HLEN); }
+static __noinline int bare_in(struct __sk_buff *skb) { return tap(skb, 0, 0); }
+static __noinline int bare_out(struct __sk_buff *skb) { return tap(skb, 1, 0); }
+
 SEC("tcx/ingress")
 int ethernet_ingress(struct __sk_buff *skb)
 {
-	return tap(skb, 0, ETH_HLEN);
+	return glance(skb, 0, ETH_HLEN) ? TCX_NEXT : ether_in(skb);
 }
 
 SEC("tcx/egress")
 int ethernet_egress(struct __sk_buff *skb)
 {
-	return tap(skb, 1, ETH_HLEN);
+	return glance(skb, 1, ETH_HLEN) ? TCX_NEXT : ether_out(skb);
 }
 
 // Of links without a header.
@@ -492,13 +599,13 @@ int ethernet_egress(struct __sk_buff *skb)
 SEC("tcx/ingress")
 int bare_ingress(struct __sk_buff *skb)
 {
-	return tap(skb, 0, 0);
+	return glance(skb, 0, 0) ? TCX_NEXT : bare_in(skb);
 }
 
 SEC("tcx/egress")
 int bare_egress(struct __sk_buff *skb)
 {
-	return tap(skb, 1, 0);
+	return glance(skb, 1, 0) ? TCX_NEXT : bare_out(skb);
 }
 
 // nothing is for comparisons of what a hook costs by itself.

@@ -38,6 +38,9 @@ type Config struct {
 	// takes the ports of clients from (ip_local_port_range), and what comes there is what
 	// this host downloads.
 	Names, NamesIn bool
+	// Few is from how many packets a second on a ring shows whole flows only where it is
+	// told to follow them; 0: always. It counts when the ring is opened.
+	Few int
 	// RingBytes is the memory shared with the kernel; 0 is 16 MiB, with Payload 32 MiB.
 	RingBytes int
 }

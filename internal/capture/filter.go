@@ -56,14 +56,14 @@ const (
 // program builds the filter. A selection too long for the kernel does not narrow
 // at all: whoever reads the ring selects again, and more than it asked for is
 // harmless where less is not.
-func program(cfg Config, indexes []int) []bpf.Instruction {
-	p := assembled(cfg, indexes, true)
+func program(cfg Config, indexes []int, only *few) []bpf.Instruction {
+	p := assembled(cfg, indexes, true, only)
 	if len(p) > maxInstructions {
-		p = assembled(cfg, indexes, false)
+		p = assembled(cfg, indexes, false, only)
 	}
 	if len(p) > maxInstructions {
 		cfg.Ports, cfg.Prefixes = nil, nil
-		p = assembled(cfg, indexes, true)
+		p = assembled(cfg, indexes, true, only)
 	}
 	return p
 }
@@ -71,8 +71,8 @@ func program(cfg Config, indexes []int) []bpf.Instruction {
 // assembled writes the parts one after another. Conditional jumps are 8 bits wide:
 // over parts of unknown length only the unconditional jump leads. What most packets look like
 // may come first, once more, with the places that fields have in it.
-func assembled(cfg Config, indexes []int, usual bool) []bpf.Instruction {
-	v4, v6 := family4(cfg), family6(cfg)
+func assembled(cfg Config, indexes []int, usual bool, only *few) []bpf.Instruction {
+	v4, v6 := family4(cfg, only), family6(cfg, only)
 	p := onInterfaces(indexes)
 	if usual {
 		p = append(p, ethernet(v4, v6)...)
@@ -102,7 +102,13 @@ func assembled(cfg Config, indexes []int, usual bool) []bpf.Instruction {
 		drop,
 		bpf.Jump{Skip: uint32(len(v4))})
 	p = append(p, v4...)
-	return append(p, v6...)
+	p = append(p, v6...)
+	for i, in := range p {
+		if load, ok := in.(payloadLoad); ok {
+			p[i] = load.behind(netOffset)
+		}
+	}
+	return p
 }
 
 // ethernet takes what has an Ethernet header without tags, and behind it IPv6 or IPv4 without
@@ -146,7 +152,9 @@ func placed(branch []bpf.Instruction, header uint32) []bpf.Instruction {
 				in.Off = in.Off - netOffset + etherHeader
 				out[i] = in
 			}
-		case bpf.LoadIndirect: // all are relative to the IP header's end
+		case payloadLoad:
+			out[i] = in.behind(etherHeader)
+		case bpf.LoadIndirect: // all others are relative to the IP header's end
 			out[i] = bpf.LoadAbsolute{Off: in.Off - netOffset + etherHeader + header, Size: in.Size}
 		}
 	}
@@ -171,7 +179,7 @@ func onInterfaces(indexes []int) []bpf.Instruction {
 }
 
 // family4 is the IPv4 branch; it always returns.
-func family4(cfg Config) []bpf.Instruction {
+func family4(cfg Config, only *few) []bpf.Instruction {
 	p := []bpf.Instruction{
 		// A fragment that is not the first has no ports.
 		bpf.LoadAbsolute{Off: netOffset + 6, Size: 2},
@@ -196,11 +204,14 @@ func family4(cfg Config) []bpf.Instruction {
 			tests = append(tests, prefixTest{netOffset + 12, prefix}, prefixTest{netOffset + 16, prefix})
 		}
 	}
+	if only != nil {
+		p = append(p, gate(cfg, only.v4, netOffset+12, 4)...)
+	}
 	return append(p, transports(cfg, tests)...)
 }
 
 // family6 is the IPv6 branch; it always returns.
-func family6(cfg Config) []bpf.Instruction {
+func family6(cfg Config, only *few) []bpf.Instruction {
 	p := []bpf.Instruction{
 		bpf.LoadConstant{Dst: bpf.RegA, Val: 40},
 		bpf.StoreScratch{Src: bpf.RegA, N: headerLen},
@@ -223,6 +234,9 @@ func family6(cfg Config) []bpf.Instruction {
 		if prefix = unmapped(prefix); prefix.Addr().Is6() {
 			tests = append(tests, prefixTest{netOffset + 8, prefix}, prefixTest{netOffset + 24, prefix})
 		}
+	}
+	if only != nil {
+		p = append(p, gate(cfg, only.v6, netOffset+8, 16)...)
 	}
 	return append(p, transports(cfg, tests)...)
 }

@@ -35,7 +35,7 @@ type facts struct {
 // machine runs the program; the result is cut at the packet's length.
 func machine(t testing.TB, cfg Config, indexes ...int) func(facts, []byte) int {
 	t.Helper()
-	return vmOf(t, program(cfg, indexes))
+	return vmOf(t, program(cfg, indexes, nil))
 }
 
 func vmOf(t testing.TB, p []bpf.Instruction) func(facts, []byte) int {
@@ -216,7 +216,7 @@ func TestProgram(t *testing.T) {
 			if got := machine(t, test.cfg)(test.f, test.ip); got != test.want {
 				t.Errorf("keeps %d bytes, want %d", got, test.want)
 			}
-			if got := vmOf(t, assembled(test.cfg, nil, false))(test.f, test.ip); got != test.want {
+			if got := vmOf(t, assembled(test.cfg, nil, false, nil))(test.f, test.ip); got != test.want {
 				t.Errorf("without a way of its own for what is usual: keeps %d bytes, want %d", got, test.want)
 			}
 		})

@@ -39,7 +39,7 @@ func (r *Ring) follow() {
 	if slices.Equal(indexes, r.indexes) {
 		return
 	}
-	if r.attach(program(r.filter, indexes)) == nil && r.bind(indexes) == nil {
+	if r.attach(program(r.filter, indexes, r.shown.only())) == nil && r.bind(indexes) == nil {
 		r.indexes = indexes
 	}
 }

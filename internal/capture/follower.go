@@ -6,16 +6,18 @@ import (
 	"servicetraceroute/trace"
 )
 
-// Follower is a Source that shows of a flow only its first packets, and those that begin or
-// end it, unless it is told to follow it. Both methods may be called from any goroutine.
+// Follower is a Source that may show of a flow only what begins or ends it, and what tells whose
+// it is, unless it is told to follow it. The methods may be called from any goroutine.
 type Follower interface {
+	// Handshakes reports whether what begins a flow is all of its first packets. If not, one
+	// that is to be seen from its SYN on has to be followed then.
+	Handshakes() bool
 	// Follow shows all packets of a flow from now on; both says that either end may be the
-	// near one. It returns since when all of them are: perhaps it was showing the first ones.
-	// What Ignore hid meanwhile does not count.
+	// near one. It returns since when all of them are: perhaps they were anyway.
 	Follow(k trace.FlowKey, both bool) (since time.Time)
-	// Unfollow ends that.
-	Unfollow(k trace.FlowKey, both bool)
-	// Ignore shows of a flow no more than its end, also while it begins. It costs next to
-	// nothing, and may be forgotten.
-	Ignore(k trace.FlowKey, both bool)
+	// Unfollow ends that. Ignore shows of a flow no more than its end, also while it begins,
+	// as far as that costs next to nothing. Both report whether packets may be hidden that
+	// Follow will not tell of.
+	Unfollow(k trace.FlowKey, both bool) (hidden bool)
+	Ignore(k trace.FlowKey, both bool) (hidden bool)
 }

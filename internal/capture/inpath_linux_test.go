@@ -218,7 +218,7 @@ func BenchmarkFilter(b *testing.B) {
 	var ring *capture.Ring
 	receiver.Must(b, func() (err error) { ring, err = capture.Open(cfg); return err })
 	read := drain(ring)
-	names := []string{"nothing", "called", "in-place"}
+	names := []string{"nothing", "called", "in-place", "few"}
 	each := map[string][]float64{}
 	for b.Loop() {
 		for _, name := range names {

@@ -14,6 +14,8 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"servicetraceroute/trace"
 )
 
 const (
@@ -29,7 +31,7 @@ const (
 
 // Ring is a packet socket with a TPACKET_V3 ring (packet(7), Linux
 // networking/packet_mmap.rst) over the interfaces of one network namespace: that
-// of the thread which opened it. It implements Source.
+// of the thread which opened it. It implements Source and Follower.
 //
 // Close may come from any goroutine, see lease.
 type Ring struct {
@@ -51,9 +53,10 @@ type Ring struct {
 
 	cfg           Config
 	followed      time.Time  // by the reader
-	filterMu      sync.Mutex // over filter and indexes
+	filterMu      sync.Mutex // over filter, indexes and shown
 	filter        Config     // what is attached now
 	indexes       []int
+	shown         shown
 	seen, dropped uint64
 	handedOut     uint64
 }
@@ -74,6 +77,7 @@ func Open(cfg Config) (*Ring, error) {
 		return nil, errors.Join(fmt.Errorf("capture: %w", err), r.file.Close())
 	}
 	r.names.control, r.filter, r.followed = r.control, cfg, time.Now()
+	r.shown.flows = map[trace.FlowKey]struct{}{}
 	if err := r.setUp(); err != nil {
 		return nil, errors.Join(fmt.Errorf("capture: %w", err), r.Close())
 	}
@@ -94,7 +98,7 @@ func (r *Ring) setUp() error {
 	if err := r.control(r.mapRing); err != nil {
 		return err
 	}
-	if err := r.attach(program(r.cfg, r.indexes)); err != nil {
+	if err := r.attach(program(r.cfg, r.indexes, nil)); err != nil {
 		return err
 	}
 	return r.bind(r.indexes)
@@ -165,10 +169,12 @@ func (r *Ring) attach(instructions []bpf.Instruction) error {
 func (r *Ring) SetFilter(cfg Config) error {
 	r.filterMu.Lock()
 	defer r.filterMu.Unlock()
-	if err := r.attach(program(cfg, r.indexes)); err != nil {
+	if err := r.attach(program(cfg, r.indexes, nil)); err != nil {
 		return fmt.Errorf("capture: %w", err)
 	}
 	r.filter = cfg
+	r.shown.ignored = false
+	r.shown.widened(fewAnew)
 	return nil
 }
 
@@ -187,6 +193,7 @@ func (r *Ring) ReadBatch() ([]Packet, error) {
 		return nil, net.ErrClosed
 	}
 	r.follow()
+	r.showFew()
 	for {
 		r.giveBack()
 		if r.take() > 0 {
@@ -329,6 +336,9 @@ func (r *Ring) Close() error {
 		// The mapping keeps the socket alive (mmap(2)): until it goes, the kernel must
 		// have nothing to write there.
 		_ = r.attach(nothing)
+		r.filterMu.Lock()
+		r.shown.widened(0)
+		r.filterMu.Unlock()
 		r.local.close()
 		if err := r.file.Close(); err != nil {
 			return fmt.Errorf("capture: close: %w", err)

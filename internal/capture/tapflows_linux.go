@@ -70,8 +70,11 @@ func (t *Tap) Follow(k trace.FlowKey, both bool) (since time.Time) {
 	return t.start.Add(time.Duration(int64(ns) - t.startNS))
 }
 
+// Handshakes implements Follower.
+func (*Tap) Handshakes() bool { return true }
+
 // Unfollow implements Follower.
-func (t *Tap) Unfollow(k trace.FlowKey, both bool) {
+func (t *Tap) Unfollow(k trace.FlowKey, both bool) (hidden bool) {
 	t.followMu.Lock()
 	defer t.followMu.Unlock()
 	for _, f := range tapFlows(k, both) {
@@ -79,14 +82,16 @@ func (t *Tap) Unfollow(k trace.FlowKey, both bool) {
 		t.mark(f, 0)
 	}
 	t.following.Store(int64(len(t.followed)))
+	return true
 }
 
 // Ignore implements Follower. It is but a word in memory.
-func (t *Tap) Ignore(k trace.FlowKey, both bool) {
+func (t *Tap) Ignore(k trace.FlowKey, both bool) (hidden bool) {
 	for _, f := range tapFlows(k, both) {
 		h := f.hash()
 		atomic.StoreUint32(&t.quiet[h%tapQuiet], t.noMore(h))
 	}
+	return true
 }
 
 // mark tells the kernel whether a flow is followed, and returns since when, by its clock, all

@@ -139,5 +139,6 @@ func BenchmarkBrief(b *testing.B) {
 type deaf struct{}
 
 func (deaf) Follow(trace.FlowKey, bool) (since time.Time) { return time.Time{} }
-func (deaf) Unfollow(trace.FlowKey, bool)                 {}
-func (deaf) Ignore(trace.FlowKey, bool)                   {}
+func (deaf) Unfollow(trace.FlowKey, bool) bool            { return true }
+func (deaf) Ignore(trace.FlowKey, bool) bool              { return true }
+func (deaf) Handshakes() bool                             { return true }

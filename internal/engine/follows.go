@@ -6,7 +6,7 @@ import (
 	"servicetraceroute/internal/flow"
 )
 
-// A source may show of a flow only how it begins and ends (capture.Follower). Then the engine
+// A source may show of a flow only how it begins and ends (capture.Follower). So the engine
 // says of which flows it wants all packets: of those that are selected, or may be, until
 // nothing is done with them any more.
 
@@ -19,8 +19,11 @@ const showLessEvery = time.Second
 
 // showWhole has all packets of a flow shown from now on, if they are not yet.
 func (e *Engine) showWhole(now time.Time, f *flow.Flow) {
-	if e.cfg.Follow == nil || f.Followed || f.HalfOpen() {
-		return // a handshake is shown anyway, and most of a flood's have no end
+	if e.cfg.Follow == nil || f.Followed {
+		return
+	}
+	if f.HalfOpen() && e.cfg.Follow.Handshakes() {
+		return // it is shown anyway, and most of a flood's have no end
 	}
 	f.Followed = true
 	switch since := e.cfg.Follow.Follow(f.Key, e.transit); {
@@ -39,8 +42,7 @@ func (e *Engine) showNothing(f *flow.Flow) {
 	if e.cfg.Follow == nil || f.Followed || len(e.watches) == 0 {
 		return
 	}
-	e.cfg.Follow.Ignore(f.Key, e.transit)
-	f.Quiet = true
+	f.Quiet = e.cfg.Follow.Ignore(f.Key, e.transit) || f.Quiet
 }
 
 // showEnds has only the beginnings and the end of a flow shown.
@@ -48,8 +50,7 @@ func (e *Engine) showEnds(f *flow.Flow) {
 	if f.Followed {
 		f.Followed = false
 		delete(e.follows, f)
-		e.cfg.Follow.Unfollow(f.Key, true) // also if both were asked for then, and would not be now
-		f.Quiet = true
+		f.Quiet = e.cfg.Follow.Unfollow(f.Key, true) // also if both were asked for then, and would not be now
 	}
 }
 

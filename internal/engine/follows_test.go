@@ -15,7 +15,11 @@ type follower struct {
 	on, ignored map[trace.FlowKey]bool
 	calls       int
 	since       time.Time // all packets are shown
+	tells       bool      // of all that was hidden, as a ring does, which shows no handshakes
 }
+
+// Handshakes implements capture.Follower.
+func (s *follower) Handshakes() bool { return !s.tells }
 
 // Follow implements capture.Follower.
 func (s *follower) Follow(k trace.FlowKey, _ bool) time.Time {
@@ -25,13 +29,17 @@ func (s *follower) Follow(k trace.FlowKey, _ bool) time.Time {
 }
 
 // Unfollow implements capture.Follower.
-func (s *follower) Unfollow(k trace.FlowKey, _ bool) {
+func (s *follower) Unfollow(k trace.FlowKey, _ bool) bool {
 	s.calls++
 	s.on[k] = false
+	return !s.tells
 }
 
 // Ignore implements capture.Follower.
-func (s *follower) Ignore(k trace.FlowKey, _ bool) { s.ignored[k] = true }
+func (s *follower) Ignore(k trace.FlowKey, _ bool) bool {
+	s.ignored[k] = true
+	return !s.tells
+}
 
 func followedRig(t *testing.T) (*rig, *follower) {
 	s := &follower{on: map[trace.FlowKey]bool{}, ignored: map[trace.FlowKey]bool{}}
@@ -130,6 +138,30 @@ func TestFollowsIgnored(t *testing.T) {
 	r.exchange()
 	if r.after(100 * time.Millisecond); len(r.probes) == 0 {
 		t.Error("no probes")
+	}
+}
+
+// A source that does not show handshakes is told of a flow with its SYN; and one that tells of all
+// that it hid has nothing waited for where it hid nothing.
+func TestFollowsFromSYN(t *testing.T) {
+	r, s := followedRig(t)
+	s.tells = true
+	key := trace.FlowKey{Proto: trace.TCP, Src: r.me, Dst: r.peer}
+	if r.out(segment{flags: wire.SYN, options: synOptions}); !s.on[key] {
+		t.Error("a selected flow is not followed from its SYN on")
+	}
+	r.e.Remove(r.now, r.w, trace.StopCancelled)
+	other := *r.w
+	other.Selector.Rules = []service.Rule{{Prefix: netip.MustParsePrefix("192.0.2.99/32"), Service: trace.Service{Name: "y"}}}
+	r.e.Add(r.now, &other)
+	r.handshake()
+	r.exchange()
+	if r.after(2 * time.Second); s.on[key] {
+		t.Error("nobody selects the flow, and it is followed")
+	}
+	r.e.Add(r.now, r.w)
+	if r.after(100 * time.Millisecond); len(r.probes) == 0 {
+		t.Error("no probes, though nothing was hidden")
 	}
 }
 

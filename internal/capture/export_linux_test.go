@@ -90,7 +90,7 @@ func (t *Tap) RenewNow() {
 // Filters are ways to say what a packet socket shows: nothing, all, by fields in their places or
 // not, and whole flows where they are followed, of which there are none.
 func Filters(cfg Config) map[string][]bpf.Instruction {
-	return map[string][]bpf.Instruction{"nothing": nothing, "called": assembled(cfg, nil, false, nil), "in-place": assembled(cfg, nil, true, nil), "few": assembled(cfg, nil, true, &few{})}
+	return map[string][]bpf.Instruction{"nothing": nothing, "called": assembled(cfg, nil, false, nil), "in-place": assembled(cfg, nil, true, nil), "few": assembled(cfg, nil, true, &few{udp: true})}
 }
 
 // Attach has the ring show what the filter lets pass.

@@ -15,14 +15,15 @@ import (
 // keys; one that has the same key as another is shown too.
 type few struct {
 	v4, v6 []uint32 // sorted
+	udp    bool     // also of those over UDP, of which little tells that they begin
 }
 
 // maxFew is how many flows the filter can tell.
 const maxFew = 256
 
 // fewOf are those flows.
-func fewOf(flows map[trace.FlowKey]struct{}) *few {
-	w := &few{}
+func fewOf(flows map[trace.FlowKey]struct{}, udp bool) *few {
+	w := &few{udp: udp}
 	for k := range flows {
 		if k.Src.Addr().Is4() {
 			w.v4 = append(w.v4, fewKey(k))
@@ -58,12 +59,15 @@ const tcpEnds = 0x01 | 0x02 | 0x04 // FIN, SYN, RST
 
 // gate lets those packets pass: it falls through with the protocol in A, as it began, and drops
 // the others. The addresses lie at src, behind the network header's start, and behind one another.
-func gate(cfg Config, keys []uint32, src, addrLen uint32) []bpf.Instruction {
+func gate(cfg Config, keys []uint32, allUDP bool, src, addrLen uint32) []bpf.Instruction {
 	var g gateCode
-	g.add(bpf.StoreScratch{Src: bpf.RegA, N: fewProto},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: protoUDP, SkipTrue: 2},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: protoTCP, SkipTrue: 1},
-		drop)
+	g.add(bpf.StoreScratch{Src: bpf.RegA, N: fewProto})
+	if allUDP {
+		g.passIf(protoUDP)
+	} else {
+		g.add(bpf.JumpIf{Cond: bpf.JumpEqual, Val: protoUDP, SkipTrue: 2})
+	}
+	g.add(bpf.JumpIf{Cond: bpf.JumpEqual, Val: protoTCP, SkipTrue: 1}, drop)
 	// What is in every packet comes first: a load behind its end drops it.
 	g.add(bpf.LoadScratch{Dst: bpf.RegX, N: headerLen})
 	if cfg.Names {

@@ -16,8 +16,8 @@ const (
 	fewAnew = 5 * time.Second
 	// A change of the filter takes some 0.1 ms. For each flow that is to be followed there is
 	// one, so many at once, and so many a second.
-	fewChanges     = 50
-	fewChangesEach = time.Second / 20
+	fewChanges     = 100
+	fewChangesEach = time.Second / 200
 )
 
 // shown is of which flows a ring shows all packets.
@@ -26,13 +26,14 @@ type shown struct {
 	more    int                        // the others
 	ignored bool                       // there is a flow that nobody wants
 	few     bool                       // whole are shown those alone
+	udp     bool                       // also of those over UDP
 	since   time.Time                  // that is so, or all are shown
 	hold    time.Time                  // until then all are
 	around  *time.Timer                // next look
 	changed time.Time                  // fewChangesEach for each change, at least fewChanges of them ago
 
-	counted   uint64 // packets, at
-	countedAt time.Time
+	counted, countedUDP uint64 // packets, at
+	countedAt           time.Time
 }
 
 // maxFollowed bounds the memory that flows take; the filter tells fewer.
@@ -43,7 +44,7 @@ func (s *shown) only() *few {
 	if !s.few {
 		return nil
 	}
-	return fewOf(s.flows)
+	return fewOf(s.flows, s.udp)
 }
 
 // tells reports whether the filter can tell all that are followed.
@@ -76,8 +77,8 @@ func (s *shown) mayChange(now time.Time) bool {
 	return true
 }
 
-// showFew has but few flows shown while so many packets come that it is worth it. It is called
-// by the goroutine that reads.
+// showFew has but few flows shown while so many packets come that it is worth it; of those over
+// UDP, while as many of them do. It is called by the goroutine that reads.
 func (r *Ring) showFew() {
 	r.filterMu.Lock()
 	defer r.filterMu.Unlock()
@@ -86,13 +87,17 @@ func (r *Ring) showFew() {
 	if s.few || since < fewLook {
 		return
 	}
-	came := r.handedOut - s.counted
+	came, udp := r.handedOut-s.counted, r.udp-s.countedUDP
 	known := !s.countedAt.IsZero() && since < fewFor // else it slept, or did not count yet
-	s.counted, s.countedAt = r.handedOut, now
-	if !known || !s.ignored || r.cfg.Payload || now.Before(s.hold) || !s.tells() || float64(came) < float64(r.cfg.Few)*since.Seconds() {
+	s.counted, s.countedUDP, s.countedAt = r.handedOut, r.udp, now
+	if !known || !s.ignored || r.cfg.Payload || now.Before(s.hold) || !s.tells() {
 		return
 	}
-	if r.attach(program(r.filter, r.indexes, fewOf(s.flows))) != nil {
+	least := uint64(float64(r.cfg.Few) * since.Seconds())
+	if s.udp = udp >= least; !s.udp && came-udp < least {
+		return
+	}
+	if r.attach(program(r.filter, r.indexes, fewOf(s.flows, s.udp))) != nil {
 		return
 	}
 	s.few, s.since = true, time.Now()
@@ -112,8 +117,8 @@ func (r *Ring) showAll(hold time.Duration) {
 	}
 }
 
-// Handshakes implements Follower.
-func (*Ring) Handshakes() bool { return false }
+// FirstShown implements Follower.
+func (*Ring) FirstShown() bool { return false }
 
 // Follow implements Follower.
 func (r *Ring) Follow(k trace.FlowKey, _ bool) (since time.Time) {
@@ -128,7 +133,7 @@ func (r *Ring) Follow(k trace.FlowKey, _ bool) (since time.Time) {
 	if !s.few {
 		return s.since
 	}
-	if !s.tells() || !s.mayChange(time.Now()) || r.attach(program(r.filter, r.indexes, fewOf(s.flows))) != nil {
+	if !s.tells() || !s.mayChange(time.Now()) || r.attach(program(r.filter, r.indexes, s.only())) != nil {
 		r.showAll(fewAnew)
 	}
 	return time.Now()

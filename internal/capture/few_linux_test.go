@@ -161,7 +161,7 @@ func TestRingShowsAll(t *testing.T) {
 		key := func(i int) trace.FlowKey {
 			return trace.FlowKey{Proto: trace.TCP, Src: netip.AddrPortFrom(netip.MustParseAddr("10.9.0.1"), uint16(1000+i)), Dst: netip.MustParseAddrPort("10.9.0.9:9")}
 		}
-		n := 100
+		n := 250
 		if many { // before: no filter is made for each
 			n = 2000
 			for i := range n {

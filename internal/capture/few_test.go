@@ -24,6 +24,14 @@ func udpOf(src, dst netip.AddrPort, payload string) []byte {
 	return append(append(ip[:len(ip)-300], h...), payload...)
 }
 
+// hdrProto is where an IP header has the protocol.
+func hdrProto(ip []byte) int {
+	if ip[0]>>4 == 4 {
+		return 9
+	}
+	return 6
+}
+
 // While but few flows are shown, of the others pass what begins or ends them and what tells whose
 // they are, and of those everything.
 func TestFew(t *testing.T) {
@@ -85,8 +93,11 @@ func TestFew(t *testing.T) {
 							}
 						}
 						cfg := Config{UDP: true, Names: names}
-						run := vmOf(t, program(cfg, nil, fewOf(only)))
+						run := vmOf(t, program(cfg, nil, fewOf(only, true)))
 						whole := machine(t, cfg)(f, c.ip)
+						if got := vmOf(t, program(cfg, nil, fewOf(only, false)))(f, c.ip); (got > 0) != (want || followed || c.ip[hdrProto(c.ip)] == protoUDP) {
+							t.Errorf("%s from %s, all of UDP: keeps %d bytes", name, addrs[0], got)
+						}
 						if got := run(f, c.ip); (got > 0) != (want || followed) || got > 0 && got != whole {
 							t.Errorf("%s from %s, names %t, followed %t, link %d: keeps %d bytes, all in all %d",
 								name, addrs[0], names, followed, hatype, got, whole)
@@ -120,7 +131,7 @@ func TestFewKeys(t *testing.T) {
 		for range n {
 			only[flow()] = struct{}{}
 		}
-		p := program(Config{UDP: true, Names: true}, nil, fewOf(only))
+		p := program(Config{UDP: true, Names: true}, nil, fewOf(only, true))
 		run := vmOf(t, p)
 		passes := func(k trace.FlowKey) bool {
 			f := facts{proto: 0x0800, hatype: 1}

@@ -205,7 +205,7 @@ func family4(cfg Config, only *few) []bpf.Instruction {
 		}
 	}
 	if only != nil {
-		p = append(p, gate(cfg, only.v4, netOffset+12, 4)...)
+		p = append(p, gate(cfg, only.v4, !only.udp, netOffset+12, 4)...)
 	}
 	return append(p, transports(cfg, tests)...)
 }
@@ -236,7 +236,7 @@ func family6(cfg Config, only *few) []bpf.Instruction {
 		}
 	}
 	if only != nil {
-		p = append(p, gate(cfg, only.v6, netOffset+8, 16)...)
+		p = append(p, gate(cfg, only.v6, !only.udp, netOffset+8, 16)...)
 	}
 	return append(p, transports(cfg, tests)...)
 }

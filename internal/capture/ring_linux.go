@@ -59,6 +59,7 @@ type Ring struct {
 	shown         shown
 	seen, dropped uint64
 	handedOut     uint64
+	udp           uint64 // of these
 }
 
 // Open opens a ring. All descriptors are made on the calling thread, which may
@@ -259,11 +260,26 @@ func (r *Ring) packet(at int) int {
 	if kept := int(h.Snaplen) - link; kept > 0 {
 		from := at + int(h.Net)
 		p.Data = r.mem[from : from+kept : from+kept]
+		if isUDP(p.Data) {
+			r.udp++
+		}
 	}
 	p.NextHop, p.NextHopKnown = r.nextHop(ll.Hatype, at+int(h.Mac), link)
 	p.Tagged = h.Status&unix.TP_STATUS_VLAN_VALID != 0 || ll.Hatype == unix.ARPHRD_ETHER && link > ethernetHeader
 	r.batch = append(r.batch, p)
 	return int(h.Next_offset)
+}
+
+// isUDP reports whether a packet, that begins with its IP header, is a datagram; behind IPv6's
+// extension headers it is not looked for.
+func isUDP(ip []byte) bool {
+	if len(ip) < 20 {
+		return false
+	}
+	if ip[0]>>4 == 4 {
+		return ip[9] == unix.IPPROTO_UDP
+	}
+	return ip[6] == unix.IPPROTO_UDP
 }
 
 const ethernetHeader = 14 // two addresses and a type

@@ -70,8 +70,8 @@ func (t *Tap) Follow(k trace.FlowKey, both bool) (since time.Time) {
 	return t.start.Add(time.Duration(int64(ns) - t.startNS))
 }
 
-// Handshakes implements Follower.
-func (*Tap) Handshakes() bool { return true }
+// FirstShown implements Follower.
+func (*Tap) FirstShown() bool { return true }
 
 // Unfollow implements Follower.
 func (t *Tap) Unfollow(k trace.FlowKey, both bool) (hidden bool) {

@@ -141,4 +141,4 @@ type deaf struct{}
 func (deaf) Follow(trace.FlowKey, bool) (since time.Time) { return time.Time{} }
 func (deaf) Unfollow(trace.FlowKey, bool) bool            { return true }
 func (deaf) Ignore(trace.FlowKey, bool) bool              { return true }
-func (deaf) Handshakes() bool                             { return true }
+func (deaf) FirstShown() bool                             { return true }

@@ -22,8 +22,8 @@ func (e *Engine) showWhole(now time.Time, f *flow.Flow) {
 	if e.cfg.Follow == nil || f.Followed {
 		return
 	}
-	if f.HalfOpen() && e.cfg.Follow.Handshakes() {
-		return // it is shown anyway, and most of a flood's have no end
+	if f.HalfOpen() && e.firstShown() {
+		return // the handshake is, and most of a flood's have no end
 	}
 	f.Followed = true
 	switch since := e.cfg.Follow.Follow(f.Key, e.transit); {
@@ -36,12 +36,16 @@ func (e *Engine) showWhole(now time.Time, f *flow.Flow) {
 	e.follows[f] = struct{}{}
 }
 
+// firstShown reports whether a flow's first packets are shown anyway.
+func (e *Engine) firstShown() bool { return e.cfg.Follow == nil || e.cfg.Follow.FirstShown() }
+
 // showNothing has of a flow only its end shown: nobody selected it. Without a watch all flows
 // are of interest, for one that may begin.
 func (e *Engine) showNothing(f *flow.Flow) {
-	if e.cfg.Follow == nil || f.Followed || len(e.watches) == 0 {
+	if e.cfg.Follow == nil || len(e.watches) == 0 || f.Followed && e.firstShown() {
 		return
 	}
+	e.showEnds(f) // it was followed to find out
 	f.Quiet = e.cfg.Follow.Ignore(f.Key, e.transit) || f.Quiet
 }
 

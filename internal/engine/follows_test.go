@@ -18,8 +18,8 @@ type follower struct {
 	tells       bool      // of all that was hidden, as a ring does, which shows no handshakes
 }
 
-// Handshakes implements capture.Follower.
-func (s *follower) Handshakes() bool { return !s.tells }
+// FirstShown implements capture.Follower.
+func (s *follower) FirstShown() bool { return !s.tells }
 
 // Follow implements capture.Follower.
 func (s *follower) Follow(k trace.FlowKey, _ bool) time.Time {

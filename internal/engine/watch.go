@@ -214,8 +214,8 @@ func (e *Engine) match(now time.Time, f *flow.Flow) *attachment {
 	if a.epoch == e.epoch || a.watch != nil {
 		switch {
 		case f.Followed:
-		case a.watch == nil && a.waits && a.waited < patient:
-			a.waited++ // most will be nobody's, and the first packets are shown anyway
+		case a.watch == nil && a.waits && a.waited < patient && e.firstShown():
+			a.waited++ // most will be nobody's
 		case e.needs(a):
 			e.showWhole(now, f)
 		}
@@ -238,6 +238,9 @@ func (e *Engine) match(now time.Time, f *flow.Flow) *attachment {
 			return a
 		case service.Wait:
 			a.waits = true
+			if !e.firstShown() {
+				e.showWhole(now, f)
+			}
 			e.inquire(f, a)
 		case service.Unclear:
 			e.ignore(now, f, a, w)

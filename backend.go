@@ -1,6 +1,7 @@
 package servicetraceroute
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -64,11 +65,11 @@ func (b *Backend) UnmarshalText(text []byte) error {
 // fewFrom is from how many packets a second on a packet socket shows whole flows only where they
 // are followed. They cost a host of two processors one percent of one, and are less than what a
 // single download has.
-var fewFrom = 20_000
+const fewFrom = 20_000
 
 // openSource opens what the Config asks for, and tells which one that is, and why.
 func openSource(cfg Config) (source Source, backend, reason string, err error) {
-	c := capture.Config{Interfaces: cfg.Interfaces, Payload: cfg.keepsPayload(), RingBytes: cfg.RingBytes, Few: fewFrom}
+	c := capture.Config{Interfaces: cfg.Interfaces, Payload: cfg.keepsPayload(), RingBytes: cfg.RingBytes, Few: cmp.Or(cfg.few, fewFrom)}
 	reason = "asked for"
 	if cfg.Backend == BackendSock {
 		return newNoSource(), "sock", reason, nil

@@ -92,6 +92,7 @@ type Config struct {
 	Defaults Params
 
 	seed [32]byte // of all that is left to chance, for tests that must come out the same; zero: drawn
+	few  int      // see capture.Config.Few, for tests with fewer packets; zero: fewFrom
 }
 
 // Params say how one flow is traced. The zero value is the documented default

@@ -44,3 +44,9 @@ func Seeded(cfg Config, seed [32]byte) Config {
 	cfg.seed = seed
 	return cfg
 }
+
+// FewFrom has a packet socket show few flows from so many packets a second on.
+func FewFrom(cfg Config, packets int) Config {
+	cfg.few = packets
+	return cfg
+}

@@ -77,7 +77,7 @@ func (e *Engine) needs(a *attachment) bool {
 	case a.run != nil || a.claimed:
 		return true
 	case w == nil:
-		return a.waits
+		return a.waits || e.placing(a) && !e.firstShown()
 	case a.refused:
 		return a.asks || a.unanswered // it may show itself to be another
 	case e.cfg.NoProbe:

@@ -238,13 +238,13 @@ func (e *Engine) match(now time.Time, f *flow.Flow) *attachment {
 			return a
 		case service.Wait:
 			a.waits = true
-			if !e.firstShown() {
-				e.showWhole(now, f)
-			}
 			e.inquire(f, a)
 		case service.Unclear:
 			e.ignore(now, f, a, w)
 		}
+	}
+	if !e.firstShown() && (a.waits || e.placing(a)) {
+		e.showWhole(now, f)
 	}
 	if a.epoch == e.epoch && !a.waits && !a.listens() && !e.placing(a) {
 		e.showNothing(f)

@@ -11,9 +11,10 @@ const (
 	// flows that it shows nothing of, and whether it is still worth it.
 	fewFor  = 2 * time.Second
 	fewLook = 50 * time.Millisecond
-	// fewAnew is how long it shows all after something else is wanted of it, or after more
-	// flows were to be followed than the filter tells.
-	fewAnew = 5 * time.Second
+	// fewAnew is how long it shows all after something else is wanted of it, fewOver after
+	// more flows were to be followed than the filter tells, or too many at once.
+	fewAnew = time.Second
+	fewOver = 5 * time.Second
 	// A change of the filter takes some 0.1 ms. For each flow that is to be followed there is
 	// one, so many at once, and so many a second.
 	fewChanges     = 100
@@ -134,7 +135,7 @@ func (r *Ring) Follow(k trace.FlowKey, _ bool) (since time.Time) {
 		return s.since
 	}
 	if !s.tells() || !s.mayChange(time.Now()) || r.attach(program(r.filter, r.indexes, s.only())) != nil {
-		r.showAll(fewAnew)
+		r.showAll(fewOver)
 	}
 	return time.Now()
 }

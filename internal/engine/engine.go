@@ -277,8 +277,8 @@ func (e *Engine) wake(now time.Time) time.Time {
 	if !e.grantAt.IsZero() && e.grantAt.Before(at) {
 		at = e.grantAt
 	}
-	if len(e.expected) > 0 && e.expected[0].words.until.Before(at) {
-		at = e.expected[0].words.until
+	if until := e.heardBy(now); !until.IsZero() && until.Before(at) {
+		at = until
 	}
 	if len(e.nameless) > 0 && now.Add(namelessLook).Before(at) {
 		at = now.Add(namelessLook)

@@ -522,7 +522,7 @@ func TestReplayFrozen(t *testing.T) {
 		seg(false, wire.SYN|wire.ACK)
 		seg(true, wire.ACK)
 	}
-	if len(e.expected) > maxExpected+maxWords || e.listening > 8 || e.stats.Services.Dropped == 0 {
-		t.Errorf("%d are expected, %d heard, %d dropped", len(e.expected), e.listening, e.stats.Services.Dropped)
+	if len(e.expected) > maxExpected+maxWords || e.listening > 8 {
+		t.Errorf("%d are expected, %d heard", len(e.expected), e.listening)
 	}
 }

@@ -19,6 +19,8 @@ const (
 	// wordsWait is how long the first words of a client are waited for once its flow
 	// stands; some servers speak first.
 	wordsWait = 500 * time.Millisecond
+	// heardEvery is the least time between two looks at who said nothing.
+	heardEvery = 20 * time.Millisecond
 	// maxWords bounds the flows whose first words are being put together, once those that
 	// this host opened and once those that it accepted, which anybody can begin: each
 	// holds hello.MaxStream at most, and most none.
@@ -268,15 +270,38 @@ type expectation struct {
 func (e *Engine) unheard(now time.Time) {
 	for len(e.expected) > 0 && !e.expected[0].words.until.After(now) {
 		x := e.expected[0]
-		e.expected[0] = expectation{}
-		e.expected = e.expected[1:]
-		a, ok := x.flow.Attachment.(*attachment)
-		if !ok || a.words != x.words || !x.words.said.Awaited && x.words.quic == nil || e.table.Get(x.flow.Key) != x.flow {
-			continue
+		e.expectNext()
+		if e.awaits(x) {
+			e.silent(x.flow.Attachment.(*attachment))
+			e.consider(now, x.flow)
 		}
-		e.silent(a)
-		e.consider(now, x.flow)
 	}
+}
+
+func (e *Engine) awaits(x expectation) bool {
+	a, ok := x.flow.Attachment.(*attachment)
+	return ok && a.words == x.words && (x.words.said.Awaited || x.words.quic != nil) && e.table.Get(x.flow.Key) == x.flow
+}
+
+// heardBy is when to give up next; zero: nobody is awaited. Where many flows begin that is once
+// in a while for all of them.
+func (e *Engine) heardBy(now time.Time) time.Time {
+	for len(e.expected) > 0 && !e.awaits(e.expected[0]) {
+		e.expectNext()
+	}
+	if len(e.expected) == 0 {
+		return time.Time{}
+	}
+	if least := now.Add(heardEvery); e.expected[0].words.until.Before(least) {
+		return least
+	}
+	return e.expected[0].words.until
+}
+
+// expectNext forgets the first of the queue.
+func (e *Engine) expectNext() {
+	e.expected[0] = expectation{}
+	e.expected = e.expected[1:]
 }
 
 // known is what the selectors are told of a flow.

@@ -34,7 +34,7 @@ const (
 )
 
 // besideSettles is how many loads it takes until no more is shown than has to be.
-var besideSettles = map[string]int{"afpacket": 2}
+var besideSettles = map[string]int{"ebpf": 1, "afpacket": 2}
 
 // The server's ports.
 const (

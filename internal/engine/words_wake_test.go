@@ -48,3 +48,12 @@ func TestWakesSeldom(t *testing.T) {
 		}
 	}
 }
+
+// What is behind one who says nothing waits in the queue, which is bounded.
+func TestExpectedBounded(t *testing.T) {
+	r := namedRig(t, "video.example")
+	r.e.expected = make([]expectation, maxExpected)
+	if r.e.mayListen(false) || r.e.mayListen(true) || r.e.stats.Services.Dropped != 2 {
+		t.Errorf("one more is awaited, %d dropped", r.e.stats.Services.Dropped)
+	}
+}

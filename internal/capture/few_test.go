@@ -2,7 +2,6 @@ package capture
 
 import (
 	"encoding/binary"
-	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -158,6 +157,6 @@ func TestFewKeys(t *testing.T) {
 		if wrong > 1 {
 			t.Errorf("of 2000 flows that are none of %d, %d pass", n, wrong)
 		}
-		t.Log(fmt.Sprintf("%d flows: %d instructions", n, len(p)))
+		t.Logf("%d flows: %d instructions", n, len(p))
 	}
 }

@@ -159,8 +159,12 @@ func TestLies(t *testing.T) {
 		"| kind | lies/s | expected | false hops | wrong distances | traces | reached | matched | unmatched | duplicate | late | malformed | ring drops | heap grew |\n"+
 		"|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n", life)
 	labtest.Exclusive(t) // one turn for all
+	var counted uint64
 	for _, kind := range lieKinds {
-		t.Run(kind.name, func(t *testing.T) { lieTo(t, kind, life, &text) })
+		t.Run(kind.name, func(t *testing.T) { counted += lieTo(t, kind, life, &text) })
+	}
+	if counted == 0 && !t.Failed() {
+		t.Error("no lie was counted")
 	}
 	evidence(t, "lies", text.String())
 }
@@ -187,7 +191,9 @@ func (f *field) beside(kind lieKind, life time.Duration) {
 	wg.Wait()
 }
 
-func lieTo(t *testing.T, kind lieKind, life time.Duration, text *strings.Builder) {
+// lieTo returns how many lies were counted. Those about a flow count while it is traced, which
+// takes some milliseconds, unless a router is silent: few of one kind may come just then.
+func lieTo(t *testing.T, kind lieKind, life time.Duration, text *strings.Builder) (counted uint64) {
 	n := scenario.Network{Name: "lies", Nodes: []scenario.Node{{Name: "client", Kind: scenario.Host}}}
 	for _, name := range []string{"r0", "r1", "r2"} {
 		n.Nodes = append(n.Nodes, scenario.Node{Name: name, Kind: scenario.Router})
@@ -252,7 +258,9 @@ func lieTo(t *testing.T, kind lieKind, life time.Duration, text *strings.Builder
 	if grew > 64 {
 		t.Errorf("the heap grew by %.0f MiB", grew)
 	}
-	if s.Replies.Unmatched+s.Replies.Duplicate+s.Packets.Malformed == 0 && !kind.informed {
+	counted = s.Replies.Unmatched + s.Replies.Duplicate + s.Packets.Malformed
+	if counted == 0 && !kind.informed && full() {
 		t.Error("no lie was counted")
 	}
+	return counted
 }

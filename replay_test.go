@@ -36,6 +36,25 @@ func newRecorded(s servicetraceroute.Source) *recorded {
 	return r
 }
 
+// newCapturedSim is a network in memory whose client's packets are recorded and whose tracer keeps
+// evidence. The caller closes both.
+func newCapturedSim(t *testing.T, n scenario.Network) (s *sim, tap *recorded, evidence *bytes.Buffer) {
+	t.Helper()
+	net, err := simnet.New(wires(n, 5*time.Millisecond), simnet.Options{Seed: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, sink, err := net.Tap("client")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, tap, evidence = &sim{t: t, net: net}, newRecorded(source), &bytes.Buffer{}
+	if s.tracer, err = servicetraceroute.New(servicetraceroute.Config{Source: tap, Sink: sink, Pcap: evidence}); err != nil {
+		t.Fatal(err)
+	}
+	return s, tap, evidence
+}
+
 // ReadBatch implements Source.
 func (r *recorded) ReadBatch() ([]servicetraceroute.Packet, error) {
 	batch, err := r.Source.ReadBatch()
@@ -134,21 +153,9 @@ func TestSimReplay(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				net, err := simnet.New(wires(test.net, 5*time.Millisecond), simnet.Options{Seed: 1})
-				if err != nil {
-					t.Fatal(err)
-				}
+				s, tap, evidence := newCapturedSim(t, test.net)
+				net := s.net
 				defer net.Close()
-				source, sink, err := net.Tap("client")
-				if err != nil {
-					t.Fatal(err)
-				}
-				var evidence bytes.Buffer
-				tap := newRecorded(source)
-				s := &sim{t: t, net: net}
-				if s.tracer, err = servicetraceroute.New(servicetraceroute.Config{Source: tap, Sink: sink, Pcap: &evidence}); err != nil {
-					t.Fatal(err)
-				}
 				stop := s.watch(servicetraceroute.Selection{})
 				w := chatty(test.v6)
 				w.Duration = 30 * time.Second
@@ -200,21 +207,9 @@ func TestSimReplayRetraced(t *testing.T) {
 
 // replayRetraced traces a flow and tells what is wrong with the replays of what was captured.
 func replayRetraced(t *testing.T) (wrong []string) {
-	net, err := simnet.New(wires(chain(4), 5*time.Millisecond), simnet.Options{Seed: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s, tap, evidence := newCapturedSim(t, chain(4))
+	net := s.net
 	defer net.Close()
-	source, sink, err := net.Tap("client")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var evidence bytes.Buffer
-	tap := newRecorded(source)
-	s := &sim{t: t, net: net}
-	if s.tracer, err = servicetraceroute.New(servicetraceroute.Config{Source: tap, Sink: sink, Pcap: &evidence}); err != nil {
-		t.Fatal(err)
-	}
 	stop := s.watch(servicetraceroute.Selection{Retrace: 10 * time.Second})
 	w := chatty(false)
 	w.Every, w.Duration = 3*time.Second, 50*time.Second

@@ -1,6 +1,7 @@
 // Package capture brings packets in: from the interfaces of one network
 // namespace through a packet socket with an mmap ring, or from a caller's own
-// source. It decodes nothing beyond the link layer.
+// source. It decodes nothing beyond the link layer, except to count
+// datagrams.
 package capture
 
 import "time"

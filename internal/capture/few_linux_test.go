@@ -189,7 +189,7 @@ func TestRingShowsAll(t *testing.T) {
 	}
 }
 
-// The filter of a ring that is closed meanwhile, or whose interface goes, is nobody's trouble.
+// A closed ring takes no harm from what it is told of flows, nor from its next look around.
 func TestRingShowsFewAndCloses(t *testing.T) {
 	ns := nstest.New(t)
 	var ring *capture.Ring

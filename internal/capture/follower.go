@@ -15,8 +15,8 @@ type Follower interface {
 	// Follow shows all packets of a flow from now on; both says that either end may be the
 	// near one. It returns since when all of them are: perhaps they were anyway.
 	Follow(k trace.FlowKey, both bool) (since time.Time)
-	// Unfollow ends that. Ignore shows of a flow no more than its end, also while it begins,
-	// as far as that costs next to nothing. Both report whether packets may be hidden that
+	// Unfollow ends that. Ignore says that nobody wants a flow: its source may show no more of
+	// it than its end, also while it begins. Both report whether packets may be hidden that
 	// Follow will not tell of.
 	Unfollow(k trace.FlowKey, both bool) (hidden bool)
 	Ignore(k trace.FlowKey, both bool) (hidden bool)

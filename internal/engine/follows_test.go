@@ -193,17 +193,43 @@ func TestFollowsNextConnection(t *testing.T) {
 // While it is not known who the ends of a flow are that this host may only forward, which may
 // yet select it, it is not ignored.
 func TestFollowsUnplaced(t *testing.T) {
-	r, s := followedRig(t)
-	r.w.Selector.Rules[0].Prefix = netip.MustParsePrefix("192.0.2.99/32")
-	r.e.transit, r.e.cfg.Tracked = true, true
-	r.e.cfg.Local = func(a netip.Addr) bool { return a == r.me.Addr() }
-	r.handshake()
-	r.exchange()
-	if r.after(time.Second); len(r.e.Places()) == 0 || len(s.ignored) > 0 {
-		t.Errorf("ignored %v", s.ignored)
+	for _, tells := range []bool{false, true} {
+		r, s := followedRig(t)
+		s.tells = tells
+		r.w.Selector.Rules[0].Prefix = netip.MustParsePrefix("192.0.2.99/32")
+		r.e.transit, r.e.cfg.Tracked = true, true
+		r.e.cfg.Local = func(a netip.Addr) bool { return a == r.me.Addr() }
+		key := trace.FlowKey{Proto: trace.TCP, Src: r.me, Dst: r.peer}
+		if r.out(segment{flags: wire.SYN, options: synOptions}); s.on[key] != tells {
+			t.Errorf("first packets hidden %t: followed with its SYN %t", tells, s.on[key])
+		}
+		r.handshake()
+		r.exchange()
+		if r.after(2 * time.Second); len(r.e.Places()) == 0 || len(s.ignored) > 0 || s.on[key] != tells {
+			t.Errorf("first packets hidden %t: ignored %v, followed %v", tells, s.ignored, s.on)
+		}
+		r.e.Untracked(r.now, key)
+		if len(s.ignored) == 0 || s.on[key] {
+			t.Errorf("first packets hidden %t: not ignored when it is known; followed %v", tells, s.on)
+		}
 	}
-	r.e.Untracked(r.now, trace.FlowKey{Proto: trace.TCP, Src: r.me, Dst: r.peer})
-	if len(s.ignored) == 0 {
-		t.Error("not ignored when it is known")
+}
+
+// From a source that does not show first packets a flow is followed until it is known whose it is,
+// and no longer if nobody wants that one's.
+func TestFollowsUndecided(t *testing.T) {
+	for pid, wanted := range map[int]bool{42: true, 43: false} {
+		r := ownedRig(t)
+		s := &follower{on: map[trace.FlowKey]bool{}, ignored: map[trace.FlowKey]bool{}, tells: true}
+		r.e.cfg.Follow = s
+		r.handshake()
+		if !s.on[r.key()] || s.ignored[r.key()] {
+			t.Error("not followed, or ignored, before it is known whose it is")
+		}
+		r.owned(time.Time{}, pid)
+		r.exchange()
+		if s.on[r.key()] != wanted || s.ignored[r.key()] == wanted {
+			t.Errorf("of process %d: followed %t, ignored %t", pid, s.on[r.key()], s.ignored[r.key()])
+		}
 	}
 }

@@ -124,7 +124,7 @@ __u32 quiet[QUIET];
 // where thousands of flows take turns a look into quiet misses them, and costs more than all the
 // rest. At each place are four, of each 16 bits of its mark. A flow that is not among them may
 // have the same bits, a few in 100,000 do; so one packet of 64 is looked up in quiet as well,
-// and what stands there counts. User space takes flows out, see Tap.mark.
+// and what stands there counts. User space takes flows out, see Tap.speak.
 #define HUSHED (1 << 13)
 #define EACH 0x0001000100010001
 struct four {
@@ -340,17 +340,17 @@ static __always_inline enum standing standing(const struct ends *e, enum content
 	__u32 epoch = conf.epoch;
 	__u64 h = hash(e);
 	__u32 at = h & (QUIET - 1), mark = MARK(h, epoch), was = quiet[at];
-	int near = is_hushed(h, epoch);
+	int hushed_too = is_hushed(h, epoch);
 	struct flow f = {};
 	struct state *s;
 
-	if (near && (has == HAND || was != mark))
+	if (hushed_too && (has == HAND || was != mark))
 		unhush(h, mark);
 	if ((was | STAGE) == mark) {
 		if (has == HAND) {
 			quiet[at] = 0;
 		} else if (was == mark) {
-			if (!near)
+			if (!hushed_too)
 				hush(h, mark);
 			return PASSES;
 		} else if (has == NOTHING || ((was & STAGE) > BRIEF && has != WORDS)) {

@@ -54,7 +54,7 @@ func (f *field) connectTo(listening func(fd int) error, ipv6 bool, dialling func
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	defer ln.Close()
+	defer unlisten(ln)
 	d := net.Dialer{Timeout: 5 * time.Second, Control: onSocket(dialling)}
 	var p pipe
 	err = f.lab.Node("client").Do(func() error {
@@ -74,6 +74,16 @@ func (f *field) connectTo(listening func(fd int) error, ipv6 bool, dialling func
 	p.server = c.(*net.TCPConn)
 	f.t.Cleanup(func() { _, _ = p.client.Close(), p.server.Close() })
 	return p
+}
+
+// unlisten closes a listener so that its port is free when it returns. Close alone leaves it
+// listening as long as a child has the descriptor too, from fork to exec: when labs start beside
+// this one, for as long as their namespaces take to make.
+func unlisten(ln net.Listener) {
+	if raw, err := ln.(*net.TCPListener).SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RD) })
+	}
+	_ = ln.Close()
 }
 
 // onSocket makes of a function on a descriptor what package net wants.

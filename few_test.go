@@ -35,7 +35,7 @@ func TestFew(t *testing.T) {
 			t.Fatal("the packet socket goes on to show all")
 		}
 	}
-	f.run(scenario.Workload{Traffic: scenario.RequestResponse, Bytes: 100, Every: 50 * time.Millisecond, Duration: 1500 * time.Millisecond}, 5, 20*time.Millisecond)
+	f.run(scenario.Workload{Traffic: scenario.RequestResponse, Bytes: 100, Every: 50 * time.Millisecond, Duration: 5 * time.Second}, 5, 20*time.Millisecond)
 	got := stop()
 	if v := f.judge(f.truth(), got.traces); v.traces != 5 || v.complete != 5 {
 		t.Errorf("of 5 flows: %v", v)

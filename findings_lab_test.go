@@ -23,6 +23,7 @@ import (
 	"servicetraceroute/internal/capture"
 	"servicetraceroute/internal/lab"
 	"servicetraceroute/internal/lab/labtest"
+	"servicetraceroute/internal/lab/nstest"
 	"servicetraceroute/internal/scenario"
 	"servicetraceroute/internal/wire"
 	"servicetraceroute/trace"
@@ -332,16 +333,24 @@ func TestFindingsMTU(t *testing.T) {
 	n := chain(4)
 	n.Links[3].MTU = 1300 // behind r3
 	f := boxField(t, n)
-	for _, name := range []string{"net.ipv4.route.mtu_expires", "net.ipv6.route.mtu_expires"} {
+	l := oneByOne()
+	l.bytes, l.pause = 5000, 1500*time.Millisecond
+	// The kernel shows IPv6's only where the network belongs to the initial user namespace.
+	names := []string{"net.ipv4.route.mtu_expires", "net.ipv6.route.mtu_expires"}
+	if _, err := os.Stat("/proc/sys/net/ipv6/route/mtu_expires"); err != nil {
+		names, l.families = names[:1], []bool{false}
+	}
+	for _, name := range names {
 		for _, end := range []string{"client", "server"} { // which learns, too, and says so in its SYN
 			if err := f.lab.Node(end).Sysctl(t.Context(), name, "1"); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	l := oneByOne()
-	l.bytes, l.pause = 5000, 1500*time.Millisecond
 	f.look(t, l, spot{trace.MTU, 2, 3, "1300"})
+	if len(l.families) < 2 {
+		nstest.Skip(t, "IPv6, whose MTUs are not forgotten here: needs root")
+	}
 }
 
 // TestFindingsWays: ways that are not one line.

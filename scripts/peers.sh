@@ -25,4 +25,4 @@ if [ -n "$missing" ]; then
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $missing >/dev/null
 fi
 mkdir -p /var/empty # scamper makes it where it is missing, and of several that begin at once all but one end by that
-SERVICE_TRACEROUTE_NO_SKIP=1 go test -vet=off -tags peers -run '^TestPeers' -count=1 -v . ./internal/whole ./cmd/service-traceroute
+SERVICE_TRACEROUTE_NO_SKIP=1 go test -vet=off -tags peers -run '^Test(Peers|FirstHour)' -count=1 -v . ./internal/whole ./cmd/service-traceroute

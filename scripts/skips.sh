@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A test that skips itself must do so by nstest.Skip or labtest, which fail where
-# SERVICE_TRACEROUTE_NO_SKIP=1. Says which tests may do otherwise, and fails when others do.
+# SERVICE_TRACEROUTE_NO_SKIP=1. Says which tests may do otherwise, and fails when others do. So it
+# does when a test that is only built with the tag peers is not among those that peers.sh runs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,6 +25,11 @@ while IFS=: read -r file n; do
 done < <(git grep -cE '\b(t|tb|b|f)\.(Skip|Skipf|SkipNow)\(' -- '*.go')
 if git grep -nE '(^|\] *)skip\b' -- '*.txtar' | grep -v '\[may-skip\] skip'; then
   echo "these scripts skip where SERVICE_TRACEROUTE_NO_SKIP=1, too: put [may-skip] before skip" >&2
+  bad=1
+fi
+run=$(grep -oP "(?<=-run ')[^']*" scripts/peers.sh)
+if git grep -hoP '^func \KTest\w+' -- $(git grep -l '^//go:build.*peers' -- '*_test.go') | grep -vE "$run"; then
+  echo "scripts/peers.sh does not run these" >&2
   bad=1
 fi
 exit $bad
